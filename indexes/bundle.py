@@ -1,0 +1,322 @@
+"""The index folder: what a reader sees and how a writer commits.
+
+    INDEX/catalogue.sqlite             documents and manifest: the commit point
+    INDEX/segments/000001.faiss        search structure of the rows of commit 1
+    INDEX/segments/000001.raw.npy      their raw vectors, memory-mapped when needed
+    INDEX/segments/000001.whitening.safetensors
+    INDEX/staging/                     a build in progress (see `indexes.staging`)
+    INDEX/write.lock                   one writer at a time
+
+Files are written and fsynced first, under names that no commit has listed before;
+then one SQLite transaction lists them together with the documents. A reader sees
+one committed state or the next. What no commit lists is swept by the next writer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .catalogue import Catalogue, StoredDocument, create_documents, open_database, write_commit
+from .errors import IndexExistsError, InputError
+from .files import FileEntry, sync_folder, write_durably
+from .lock import write_lock
+from .manifest import Manifest, Segment
+from .staging import Staging
+from .vectors import VectorIndex
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+DECIMALS = 6
+"""Scores are rounded here: float32 arithmetic differs below it between one query and a batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A document and its inner product with a query."""
+
+    document: StoredDocument
+    score: float
+
+
+class Bundle:
+    """An index folder, opened for reading.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Raises
+    ------
+    IndexMissingError, IndexUnfinishedError, IndexVersionError, IndexCorruptError
+        See `indexes.errors`; every file is held against its checksum before it is used.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._catalogue = Catalogue(folder)
+        self._generation = -1
+        with self._catalogue.snapshot() as manifest:
+            self._load(manifest)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._catalogue.close()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The state that is loaded."""
+        return self._manifest
+
+    @property
+    def whitening_path(self) -> Path | None:
+        """The whitening of this index, verified, or None."""
+        entry = self._manifest.whitening_file
+        return None if entry is None else entry.verify(self.folder / "segments")
+
+    def truncated(self) -> int:
+        """Number of live documents whose text was longer than the model reads."""
+        with self._catalogue.snapshot():
+            return self._catalogue.count("truncated = 1")
+
+    def bytes_on_disk(self) -> int:
+        """Size of the catalogue and of the files that the last commit lists."""
+        return sum(file.bytes for file in self._manifest.files) + (self.folder / "catalogue.sqlite").stat().st_size
+
+    def raw_vectors(self) -> Iterator[tuple[Int64, NDArray[np.floating[Any]]]]:
+        """Rows and raw vectors, segment by segment, memory-mapped and verified; with tombstones.
+
+        Raises
+        ------
+        InputError
+            If the index was built without raw vectors.
+        """
+        for segment in self._manifest.segments:
+            if segment.raw is None:
+                raise InputError(f"{self.folder} was built without raw vectors; build it again with raw vectors kept")
+            path = segment.raw.verify(self.folder / "segments")
+            rows = np.arange(segment.first_row, segment.first_row + segment.count)
+            yield rows, np.load(path, mmap_mode="r", allow_pickle=False)
+
+    def search(
+        self, vectors: Float32, k: int, *, filter: str | Mapping[str, Any] | None = None, exact: bool = False
+    ) -> list[list[Found]]:
+        """The k live documents nearest to each vector.
+
+        Parameters
+        ----------
+        vectors : ndarray of shape (q, dim), float32
+            Unit rows.
+        k : int
+            At least 1; fewer documents come back where there are fewer.
+        filter : str or mapping, optional
+            See `indexes.filters`.
+        exact : bool, default=False
+            Look at every row, whatever the structure.
+
+        Returns
+        -------
+        list of q lists of Found
+            Score descending (rounded to 6 decimals), then id; ties at the end of a list are
+            settled by id too, not by chance.
+
+        Raises
+        ------
+        InputError
+            If k < 1, or a filter or vector cannot be used.
+        """
+        if k < 1:
+            raise InputError(f"k={k}; expected the number of hits, 1 or more")
+        with self._catalogue.snapshot() as manifest:
+            self._load(manifest)
+            wanted = None if filter is None else self._catalogue.rows_matching(filter)
+            scores, rows = self._nearest(vectors, k + 8, wanted, exact)
+            open_ended = np.arange(len(vectors))
+            while len(open_ended := open_ended[_tied_at_end(scores[open_ended], rows[open_ended], k)]):
+                depth = min(2 * rows.shape[1], manifest.next_row)
+                deeper_scores, deeper_rows = self._nearest(vectors[open_ended], depth, wanted, exact)
+                if deeper_rows.shape[1] <= rows.shape[1]:
+                    break
+                grown = ((0, 0), (0, deeper_rows.shape[1] - rows.shape[1]))
+                scores, rows = np.pad(scores, grown, constant_values=-np.inf), np.pad(rows, grown, constant_values=-1)
+                scores[open_ended], rows[open_ended] = deeper_scores, deeper_rows
+            documents = self._catalogue.documents(np.unique(rows[rows >= 0]).tolist())
+        return [
+            sorted(
+                (
+                    Found(document=documents[row], score=score)
+                    for row, score in zip(rows_of.tolist(), scores_of.tolist(), strict=True)
+                    if row >= 0
+                ),
+                key=lambda found: (-found.score, found.document.doc_id),
+            )[:k]
+            for rows_of, scores_of in zip(rows, scores, strict=True)
+        ]
+
+    def _nearest(self, vectors: Float32, depth: int, wanted: Int64 | None, exact: bool) -> tuple[Float32, Int64]:
+        """Rounded scores and rows over all segments, best first; both (q, at most depth)."""
+        all_scores, all_rows = [], []
+        for segment, index, alive in self._segments:
+            allowed = alive
+            if wanted is not None:
+                allowed = np.zeros(segment.count, np.bool_)
+                allowed[wanted[(wanted >= segment.first_row) & (wanted < segment.first_row + segment.count)] - segment.first_row] = True
+            scores, positions = index.search(vectors, depth, allowed=allowed, exact=exact)
+            all_scores.append(scores.astype(np.float64).round(DECIMALS))
+            all_rows.append(np.where(positions >= 0, positions + segment.first_row, -1))
+        scores, rows = np.hstack(all_scores), np.hstack(all_rows)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+        return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+
+    def _load(self, manifest: Manifest) -> None:
+        if manifest.generation == self._generation:
+            return
+        deleted = self._catalogue.deleted_rows()
+        segments = []
+        for segment in manifest.segments:
+            index = VectorIndex.read(segment.vectors.verify(self.folder / "segments"))
+            alive = None
+            dead = deleted[(deleted >= segment.first_row) & (deleted < segment.first_row + segment.count)]
+            if len(dead):
+                alive = np.ones(segment.count, np.bool_)
+                alive[dead - segment.first_row] = False
+            segments.append((segment, index, alive))
+        self._segments, self._manifest, self._generation = segments, manifest, manifest.generation
+
+
+def _tied_at_end(scores: NDArray[np.float64], rows: Int64, k: int) -> NDArray[np.bool_]:
+    """For each query: whether the last row found has the score of the k-th, so that more such rows may follow."""
+    if scores.shape[1] <= k:
+        return np.zeros(len(scores), np.bool_)
+    return (rows[:, -1] >= 0) & (scores[:, -1] == scores[:, k - 1])
+
+
+class BundleWriter:
+    """The one writer of an index folder, from lock to commit; use it in a ``with`` block.
+
+    Leaving the block by an error keeps what was staged, so that the same build can go on;
+    only bad data that was met before any vector was made leaves nothing behind.
+
+    Parameters
+    ----------
+    folder : Path
+        A path where nothing is yet, an empty folder, or one with an interrupted build.
+
+    Raises
+    ------
+    IndexExistsError
+        If there is an index, or something else, already.
+    IndexLockedError
+        If another process is writing.
+    """
+
+    staging: Staging
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stack = ExitStack()
+
+    def __enter__(self) -> BundleWriter:
+        ours = {"staging", "segments", "write.lock", "write.lock.json", "catalogue.sqlite"}
+        if self.folder.exists() and not self.folder.is_dir():
+            raise IndexExistsError(f"{self.folder} is a file; expected a path where nothing is yet")
+        self._made = not self.folder.exists()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        foreign = sorted(path.name for path in self.folder.iterdir() if path.name.split("-")[0] not in ours)
+        if foreign:
+            raise IndexExistsError(f"{self.folder} holds other things ({foreign[0]}, ...); choose a new path for the index")
+        self._stack.enter_context(write_lock(self.folder))
+        try:
+            if _is_committed(self.folder):
+                raise IndexExistsError(f"{self.folder} is an index already; remove it first or choose another path")
+            self.staging = Staging(self.folder / "staging")
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def commit(
+        self,
+        index: VectorIndex,
+        *,
+        model: Mapping[str, Any],
+        whitening: tuple[Mapping[str, Any], bytes] | None,
+        choice: Mapping[str, Any],
+        keep_raw: bool,
+        made_by: Mapping[str, Any],
+    ) -> Manifest:
+        """Make the staged documents and their vectors the first state of the index; what was staged is removed."""
+        segments = self.folder / "segments"
+        if segments.exists():  # of a commit that did not come about
+            shutil.rmtree(segments)
+        segments.mkdir()
+        name = f"{1:06d}"
+        size, sha256 = index.write(segments / f"{name}.faiss")
+        vectors = FileEntry(name=f"{name}.faiss", role="vectors", bytes=size, sha256=sha256)
+        raw = self.staging.publish_raw(segments / f"{name}.raw.npy", "raw") if keep_raw else None
+        parameters, whitening_file = None, None
+        if whitening is not None:
+            parameters, data = whitening
+            path = segments / f"{name}.whitening.safetensors"
+            write_durably(path, data)
+            whitening_file = FileEntry(name=path.name, role="whitening", bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        sync_folder(segments)
+        sync_folder(self.folder)
+        manifest = Manifest(
+            generation=1,
+            documents=self.staging.count,
+            next_row=self.staging.count,
+            dim=index.dim,
+            model=model,
+            whitening=parameters,
+            whitening_file=whitening_file,
+            index=choice,
+            segments=(Segment(first_row=0, count=self.staging.count, vectors=vectors, raw=raw),),
+            made_by=made_by,
+        )
+        database = open_database(self.folder / "catalogue.sqlite")
+        try:
+            self.staging.attach(database)
+            with database.atomic():
+                create_documents(database)
+                database.table("deletions").create({"row": int}, pk="row")
+                self.staging.publish_documents(database)
+                write_commit(database, manifest)
+        finally:
+            database.conn.close()
+        self.staging.discard()
+        return manifest
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        useless = isinstance(error, InputError) and self.staging.encoded == 0
+        if useless:
+            self.staging.discard()
+        else:
+            self.staging.close()
+        self._stack.close()
+        if useless:
+            (self.folder / "write.lock").unlink(missing_ok=True)
+            if self._made:
+                self.folder.rmdir()
+
+
+def _is_committed(folder: Path) -> bool:
+    if not (folder / "catalogue.sqlite").exists():
+        return False
+    database = open_database(folder / "catalogue.sqlite")
+    try:
+        return bool(database.table("commits").exists())
+    finally:
+        database.conn.close()

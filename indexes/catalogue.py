@@ -1,0 +1,244 @@
+"""The SQLite catalogue: documents and manifests, and the one door to sqlite_utils.
+
+Its tables, all in ``catalogue.sqlite`` (write-ahead log):
+
+    documents   row INTEGER PRIMARY KEY, id TEXT UNIQUE, text, metadata (JSON), text_hash, truncated, checksum
+    deletions   row INTEGER PRIMARY KEY       rows whose vectors lie in a segment and whose document is gone
+    commits     generation INTEGER PRIMARY KEY, manifest (JSON), sha256      the last one counts
+
+A write is one transaction over all three: that is the commit point of an index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import FilterError, IndexCorruptError, IndexMissingError, IndexUnfinishedError
+from .filters import parse_filter
+from .manifest import Manifest, checksum
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+Int64 = NDArray[np.int64]
+
+DOCUMENT_COLUMNS: dict[str, Any] = {
+    "row": int, "id": str, "text": str, "metadata": str, "text_hash": bytes, "truncated": int, "checksum": bytes,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDocument:
+    """A document as the catalogue keeps it."""
+
+    row: int
+    doc_id: str
+    text: str
+    metadata: Mapping[str, Any]
+
+
+def text_hash(text: str) -> bytes:
+    """16 bytes that stand for a text: equal texts are encoded once."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def document_checksum(row: int, doc_id: str, metadata: str, hashed_text: bytes) -> bytes:
+    """8 bytes that tell whether a stored document is still what was written."""
+    parts = (str(row).encode(), doc_id.encode(), metadata.encode(), hashed_text)
+    return hashlib.blake2b(b"\0".join(parts), digest_size=8).digest()
+
+
+def open_database(path: Path) -> Database:
+    """A writable SQLite database with a write-ahead log, made if it is not there."""
+    from sqlite_utils import Database
+
+    database = Database(sqlite3.connect(path, timeout=30, check_same_thread=False))
+    database.enable_wal()
+    return database
+
+
+def create_documents(database: Database, **more: Any) -> None:
+    """Make the documents table, with further columns if a caller needs them."""
+    database.table("documents").create(
+        DOCUMENT_COLUMNS | more, pk="row", not_null=set(DOCUMENT_COLUMNS), if_not_exists=True
+    )
+    database.table("documents").create_index(["id"], unique=True, if_not_exists=True)
+
+
+class Catalogue:
+    """Read one committed state after the other; never write.
+
+    Parameters
+    ----------
+    folder : Path
+        The index folder.
+
+    Raises
+    ------
+    IndexMissingError
+        If there is no index.
+    IndexUnfinishedError
+        If a build has begun and was not finished.
+    IndexCorruptError
+        If the file is not a catalogue.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from sqlite_utils import Database
+
+        self._path = folder / "catalogue.sqlite"
+        if not self._path.is_file():
+            if (folder / "staging").is_dir():
+                raise IndexUnfinishedError(
+                    f"{folder}: the build of this index was interrupted; run the same build again to finish it"
+                )
+            what = "holds no index (no catalogue.sqlite in it)" if folder.is_dir() else "is not a folder"
+            raise IndexMissingError(f"{folder} {what}; make one with: retrieval build CORPUS -o {folder}")
+        self._database = Database(_connect_readonly(self._path))
+        self._lock = threading.RLock()
+        with self.snapshot():
+            pass
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._database.conn.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Manifest]:
+        """One committed state: everything read inside belongs together, whatever a writer does meanwhile.
+
+        Raises
+        ------
+        IndexCorruptError, IndexVersionError
+            See `Manifest.from_json`.
+        """
+        connection = self._database.conn
+        with self._lock:
+            with self._sqlite_errors():
+                connection.execute("BEGIN")
+            try:
+                yield self._manifest()
+            finally:
+                connection.rollback()
+
+    def _manifest(self) -> Manifest:
+        with self._sqlite_errors():
+            if not self._database.table("commits").exists():
+                raise IndexUnfinishedError(
+                    f"{self._path.parent}: the build of this index was interrupted; run the same build again to finish it"
+                )
+            found = self._database.execute(
+                "SELECT manifest, sha256 FROM commits ORDER BY generation DESC LIMIT 1"
+            ).fetchone()
+        if found is None:
+            raise IndexCorruptError(f"{self._path} lists no commit; restore it from a copy or build the index again")
+        return Manifest.from_json(*found)
+
+    def documents(self, rows: Sequence[int]) -> dict[int, StoredDocument]:
+        """The live documents at these rows, each held against its checksum.
+
+        Raises
+        ------
+        IndexCorruptError
+            If a document was altered.
+        """
+        with self._sqlite_errors():
+            found = self._database.execute(
+                "SELECT row, id, text, metadata, text_hash, checksum FROM documents "
+                "WHERE row IN (SELECT value FROM json_each(?))",
+                [json.dumps([int(row) for row in rows])],
+            ).fetchall()
+        documents = {}
+        for row, doc_id, text, metadata, hashed, check in found:
+            if text_hash(text) != hashed or document_checksum(row, doc_id, metadata, hashed) != check:
+                raise IndexCorruptError(
+                    f"{self._path}: document {doc_id!r} (row {row}) is damaged; "
+                    "restore the index from a copy or build it again"
+                )
+            documents[row] = StoredDocument(row=row, doc_id=doc_id, text=text, metadata=json.loads(metadata))
+        return documents
+
+    def deleted_rows(self) -> Int64:
+        """Rows that have a vector but no document any more, of shape (m,), int64."""
+        with self._sqlite_errors():
+            return np.array(self._database.execute("SELECT row FROM deletions").fetchall(), np.int64).reshape(-1)
+
+    def rows_matching(self, expression: str | Mapping[str, Any]) -> Int64:
+        """Rows of the documents that a filter lets through, of shape (m,), int64.
+
+        Raises
+        ------
+        FilterError
+            If the filter cannot be understood, or names a field that no document has.
+        """
+        rows = self._select_rows(expression, "")
+        if not rows:
+            self._check_fields(parse_filter(expression).fields)
+        return np.array(rows, np.int64).reshape(-1)
+
+    def _check_fields(self, fields: Sequence[str]) -> None:
+        """A filter that matches nothing may be a slip of the pen: say so."""
+        for field in fields:
+            if not self._select_rows({field: {"$exists": True}}, "LIMIT 1"):
+                known = self._database.execute(
+                    "SELECT DISTINCT key FROM (SELECT metadata FROM documents LIMIT 1000), json_each(metadata) LIMIT 20"
+                ).fetchall()
+                names = ", ".join(sorted(name for (name,) in known)) or "none"
+                raise FilterError(f"no document has a field {field!r}; fields there are: {names}")
+
+    def _select_rows(self, expression: str | Mapping[str, Any], limit: str) -> list[tuple[int]]:
+        condition = parse_filter(expression)
+        try:
+            sql = f"SELECT row FROM documents WHERE {condition.sql} {limit}"
+            return self._database.execute(sql, condition.parameters).fetchall()
+        except sqlite3.OperationalError as error:
+            raise FilterError(f"SQLite cannot evaluate the filter {expression!r}: {error}") from error
+
+    def count(self, condition: str = "1") -> int:
+        """Number of documents that meet a condition in SQL of our own."""
+        with self._sqlite_errors():
+            return int(self._database.execute(f"SELECT COUNT(*) FROM documents WHERE {condition}").fetchone()[0])
+
+    @contextmanager
+    def _sqlite_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise IndexCorruptError(
+                f"{self._path} cannot be read ({error}); restore it from a copy or build the index again"
+            ) from error
+
+
+def write_commit(database: Database, manifest: Manifest) -> None:
+    """Put a manifest in the place of the last one; call it inside ``database.atomic()``."""
+    text = manifest.to_json()
+    database.table("commits").create({"generation": int, "manifest": str, "sha256": str}, pk="generation", if_not_exists=True)
+    database.execute("DELETE FROM commits")
+    database.table("commits").insert({"generation": manifest.generation, "manifest": text, "sha256": checksum(text)})
+
+
+def _connect_readonly(path: Path) -> sqlite3.Connection:
+    """A read-only connection; a folder that cannot be written to has no log beside it and cannot change."""
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True, timeout=30, check_same_thread=False)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        connection.close()
+        connection = sqlite3.connect(uri + "&immutable=1", uri=True, check_same_thread=False)
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise IndexCorruptError(f"{path} is not a catalogue ({error}); restore it from a copy or build again") from error
+    return connection

@@ -1,0 +1,50 @@
+"""One writer at a time, and a name for the one who is at work.
+
+The lock is the operating system's (`filelock`), so it goes with the process that
+held it, however that ended; the note beside it only says who.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import IndexLockedError
+
+
+@contextmanager
+def write_lock(folder: Path) -> Iterator[None]:
+    """Hold the right to write to an index folder, or be told at once who does.
+
+    Raises
+    ------
+    IndexLockedError
+        If another process (or another writer of this one) holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock, note = FileLock(folder / "write.lock"), folder / "write.lock.json"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise IndexLockedError(
+            f"{folder} is being written by {_holder(note)}; wait until that is done (readers are not hindered)"
+        ) from None
+    try:
+        note.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        yield
+        note.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def _holder(note: Path) -> str:
+    try:
+        holder = json.loads(note.read_text())
+        return f"process {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

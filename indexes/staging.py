@@ -1,0 +1,281 @@
+"""Documents and raw vectors on their way into an index, safe against interruption.
+
+    INDEX/staging/documents.sqlite    every document of the build, checked before any model runs
+    INDEX/staging/raw.npy             raw vectors, written chunk after chunk; truncated.bin, a byte a vector
+    INDEX/staging/progress.json       what is being built, and how many rows of raw.npy are good
+
+Nothing in here is part of the index: readers never look. When a build is started
+again with the same documents and the same plan, it goes on after the last good
+chunk; chunks are always cut at the same rows, so the result has the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .catalogue import DOCUMENT_COLUMNS, create_documents, document_checksum, open_database, text_hash
+from .document import Document
+from .errors import VectorError
+from .files import FileEntry, sha256_of, write_durably
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+CHUNK = 4096
+"""Rows that are encoded, written and made durable together."""
+
+_BATCH = 2000  # documents in one INSERT
+
+
+class Staging:
+    """A build in progress.
+
+    Parameters
+    ----------
+    folder : Path
+        The staging folder; made if it is not there.
+    first_row : int
+        The row that the first staged document gets.
+
+    Attributes
+    ----------
+    count : int
+        Documents staged.
+    encoded : int
+        Of these, how many have their raw vector (the first ones).
+    """
+
+    def __init__(self, folder: Path, *, first_row: int = 0) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._first_row = folder, first_row
+        for name in ("documents.sqlite", "documents.sqlite-wal", "documents.sqlite-shm"):
+            (folder / name).unlink(missing_ok=True)
+        self._database = open_database(folder / "documents.sqlite")
+        create_documents(self._database, source=str, line=int)
+        self._database.table("documents").create_index(["text_hash"])
+        self._digest = hashlib.sha256()
+        self.count, self.encoded = 0, 0
+        self._plan: dict[str, Any] = {}
+
+    def add(
+        self,
+        records: Iterable[tuple[Document, str, int]],
+        on_duplicate: Callable[[Document, str, int, str], None],
+    ) -> None:
+        """Stage documents with the source and line each came from.
+
+        A missing id becomes ``text:`` and 16 hex digits of the text's hash, the same on every machine;
+        the second document of the same text gets ``:2`` behind it, and so on.
+
+        Parameters
+        ----------
+        on_duplicate : callable
+            Called with (document, source, line, reason) when an id was seen before; if it returns,
+            the document is left out.
+        """
+        batch: list[tuple[Document, str, int]] = []
+        for record in records:
+            batch.append(record)
+            if len(batch) == _BATCH:
+                self._insert(batch, on_duplicate)
+                batch = []
+        self._insert(batch, on_duplicate)
+
+    def _insert(
+        self, batch: list[tuple[Document, str, int]], on_duplicate: Callable[[Document, str, int, str], None]
+    ) -> None:
+        hashes = [text_hash(document.text) for document, _, _ in batch]
+        nameless = [hashed for (document, _, _), hashed in zip(batch, hashes, strict=True) if document.doc_id is None]
+        copies = self._nameless_copies(nameless)
+        seen = self._seen([document.doc_id for document, _, _ in batch if document.doc_id is not None])
+        rows = []
+        for (document, source, line), hashed in zip(batch, hashes, strict=True):
+            doc_id = document.doc_id
+            if doc_id is None:
+                copies[hashed] += 1
+                doc_id = f"text:{hashed[:8].hex()}" + (f":{copies[hashed]}" if copies[hashed] > 1 else "")
+            elif doc_id in seen:
+                before, at = seen[doc_id]
+                on_duplicate(document, source, line, f"id {doc_id!r} was used before, at {before}:{at}; ids must differ")
+                continue
+            seen[doc_id] = (source, line)
+            row, metadata = self._first_row + self.count, document.metadata_json()
+            check = document_checksum(row, doc_id, metadata, hashed)
+            rows.append((row, doc_id, document.text, metadata, hashed, 0, check, source, line))
+            self._digest.update(check)
+            self.count += 1
+        if rows:
+            with self._database.atomic():
+                self._database.conn.executemany(f"INSERT INTO documents VALUES ({','.join('?' * len(rows[0]))})", rows)
+
+    def _nameless_copies(self, hashes: list[bytes]) -> dict[bytes, int]:
+        """For each text: how many documents already carry an id made from it."""
+        found = self._database.execute(
+            "SELECT text_hash, COUNT(*) FROM documents WHERE id LIKE 'text:%' AND text_hash IN "
+            f"({','.join('?' * len(hashes))}) GROUP BY text_hash",
+            hashes,
+        )
+        return dict.fromkeys(hashes, 0) | dict(found.fetchall())
+
+    def _seen(self, ids: list[str]) -> dict[str, tuple[str, int]]:
+        found = self._database.execute(
+            f"SELECT id, source, line FROM documents WHERE id IN ({','.join('?' * len(ids))})", ids
+        )
+        return {doc_id: (source, line) for doc_id, source, line in found}
+
+    def begin_vectors(self, dim: int, dtype: str, plan: Mapping[str, Any]) -> None:
+        """Make room for the raw vectors, or find those of an interrupted build again.
+
+        Parameters
+        ----------
+        dim : int
+            Columns of a raw vector.
+        dtype : str
+            "float16" or "float32".
+        plan : mapping
+            Everything that decides what the vectors are. If it and the documents are those of the
+            interrupted build, `encoded` says how far that had come; else it starts at 0.
+        """
+        self._dim, self._dtype = dim, np.dtype(dtype)
+        self._plan = {"plan": dict(plan), "dim": dim, "dtype": dtype, "documents": self._digest.hexdigest()}
+        header = np.lib.format
+        with (self._folder / "header.tmp").open("wb") as file:
+            header.write_array_header_1_0(
+                file, {"descr": header.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (self.count, dim)}
+            )
+            self._offset = file.tell()
+        self.encoded = self._progress()
+        if self.encoded:
+            os.truncate(self._raw, self._position(self.encoded))
+        else:
+            (self._folder / "header.tmp").replace(self._raw)
+
+    @property
+    def _raw(self) -> Path:
+        return self._folder / "raw.npy"
+
+    @property
+    def _flags(self) -> Path:
+        return self._folder / "truncated.bin"
+
+    def _position(self, row: int) -> int:
+        return self._offset + row * self._dim * self._dtype.itemsize
+
+    def _progress(self) -> int:
+        try:
+            progress = json.loads((self._folder / "progress.json").read_text())
+            encoded, size = int(progress.pop("encoded")), self._raw.stat().st_size
+        except (OSError, ValueError, KeyError):
+            return 0
+        return encoded if progress == self._plan and size >= self._position(encoded) else 0
+
+    def chunks(self) -> Iterator[list[str]]:
+        """The texts that are still to be encoded, chunk by chunk; `put` each one's vectors before asking for the next.
+
+        Equal texts are asked for once, whether they stand in one chunk or far apart.
+        """
+        while self.encoded < self.count:
+            start = self._first_row + self.encoded
+            found = self._database.execute(
+                "SELECT text, (SELECT MIN(row) FROM documents AS earlier WHERE earlier.text_hash = documents.text_hash) "
+                "FROM documents WHERE row >= ? AND row < ? ORDER BY row",
+                [start, start + CHUNK],
+            ).fetchall()
+            self._sources = np.array([first for _, first in found], np.int64) - self._first_row
+            new = self._sources == np.arange(self.encoded, self.encoded + len(found))
+            texts = [text for (text, _), is_new in zip(found, new, strict=True) if is_new]
+            if texts:
+                yield texts
+            else:
+                self.put(np.empty((0, self._dim), np.float32), np.empty(0, np.bool_))
+
+    def put(self, vectors: NDArray[np.floating[Any]], truncated: NDArray[np.bool_]) -> None:
+        """Add the raw vectors of the texts that `chunks` gave, and of their copies, durably.
+
+        Parameters
+        ----------
+        vectors : ndarray of shape (n, dim)
+        truncated : ndarray of shape (n,), bool
+            Whose text was longer than the model reads.
+
+        Raises
+        ------
+        VectorError
+            If a value does not fit the stored dtype.
+        """
+        with np.errstate(over="ignore"):
+            stored = np.asarray(vectors).astype(self._dtype)
+        if not np.isfinite(stored).all():
+            raise VectorError(
+                f"the model gave vectors that do not fit {self._dtype} (NaN, infinite or beyond 65,504); "
+                "keep them as raw='float32' if they are finite"
+            )
+        rows = np.empty((len(self._sources), self._dim), self._dtype)
+        flags = np.empty(len(self._sources), np.bool_)
+        here = self._sources - self.encoded
+        new, inside = here == np.arange(len(here)), here >= 0
+        rows[new], flags[new] = stored, truncated
+        rows[inside], flags[inside] = rows[here[inside]], flags[here[inside]]
+        rows[~inside], flags[~inside] = self.raw()[self._sources[~inside]], self.truncated()[self._sources[~inside]]
+        _write_at(self._raw, self._position(self.encoded), rows.tobytes())
+        _write_at(self._flags, self.encoded, flags.tobytes())
+        self.encoded += len(rows)
+        write_durably(self._folder / "progress.json", json.dumps(self._plan | {"encoded": self.encoded}).encode())
+
+    def raw(self) -> NDArray[np.floating[Any]]:
+        """The raw vectors so far, memory-mapped, of shape (encoded, dim)."""
+        if not self.encoded:
+            return np.empty((0, self._dim), self._dtype)
+        return np.memmap(self._raw, self._dtype, "r", self._offset, (self.encoded, self._dim))
+
+    def truncated(self) -> NDArray[np.bool_]:
+        """Which texts so far were longer than the model reads, of shape (encoded,), bool."""
+        return np.fromfile(self._flags, np.bool_, self.encoded) if self.encoded else np.empty(0, np.bool_)
+
+    def publish_raw(self, path: Path, role: str) -> FileEntry:
+        """Give the finished raw vectors a second name in the index; the first one stays until `discard`."""
+        path.unlink(missing_ok=True)
+        try:
+            os.link(self._raw, path)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(self._raw, path)
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
+        return FileEntry(name=path.name, role=role, bytes=path.stat().st_size, sha256=sha256_of(path))
+
+    def publish_documents(self, database: Database) -> None:
+        """Copy the staged documents into a catalogue that has them attached as ``staged`` (see `attach`)."""
+        columns = ", ".join(DOCUMENT_COLUMNS)
+        database.execute(f"INSERT INTO documents ({columns}) SELECT {columns} FROM staged.documents ORDER BY row")
+        cut = (np.flatnonzero(self.truncated()) + self._first_row).tolist()
+        database.conn.executemany("UPDATE documents SET truncated = 1 WHERE row = ?", ((row,) for row in cut))
+
+    def attach(self, database: Database) -> None:
+        """Make the staged documents readable from a catalogue's connection; not inside a transaction."""
+        database.attach("staged", self._folder / "documents.sqlite")
+
+    def close(self) -> None:
+        """Let go of the files; the build can go on later."""
+        self._database.conn.close()
+
+    def discard(self) -> None:
+        """Remove everything staged."""
+        self.close()
+        shutil.rmtree(self._folder)
+
+
+def _write_at(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        file.seek(offset)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

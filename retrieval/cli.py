@@ -1,0 +1,233 @@
+"""The command line: build an index, query it, look at it.
+
+Standard output is data; everything else goes to standard error. Exit code 0 also
+without hits, 1 for an error that we know (one line), 2 for wrong usage, 130 for
+Ctrl-C. Heavy imports wait until a command runs. Other packages add commands through
+the entry point group ``retrieval.commands``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import entry_points
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from indexes.errors import RetrievalError
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .output import Answer
+
+FORMATS = ["jsonl", "csv", "tsv", "text", "parquet", "beir"]
+QUERIES_AT_ONCE = 256
+
+
+class _Commands(click.Group):
+    """A group that also holds the commands of other packages."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted({*super().list_commands(context), *entry_points(group="retrieval.commands").names})
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        own = super().get_command(context, name)
+        if own is None:
+            for entry in entry_points(group="retrieval.commands", name=name):
+                loaded: click.Command = entry.load()
+                return loaded
+        return own
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sentence-retrieval")
+def cli() -> None:
+    """Search by meaning on your own machine."""
+
+
+@cli.command()
+@click.argument("corpus", nargs=-1, required=True)
+@click.option("-o", "--output", "index_path", required=True, metavar="INDEX", help="Folder of the new index.")
+@click.option("-m", "--model", default=None, help="Folder, installed package, hub name or hash:DIM.  [default: all-MiniLM-L6-v2]")
+@click.option("--query-prompt", help="Put before every query, in place of the model's own.")
+@click.option("--document-prompt", help="Put before every document, in place of the model's own.")
+@click.option("--dim", type=int, help="Columns kept by whitening.  [default: two thirds, if there are enough documents]")
+@click.option("--beta", type=float, help="Share of the mean that is taken away, 0 to 1.  [default: 1]")
+@click.option("--gamma", type=float, help="Strength of whitening, 0 (PCA) to 1 (full).  [default: 0]")
+@click.option("--epsilon", type=float, help="Added to the eigenvalues, in units of their mean.  [default: 0]")
+@click.option("--no-whitening", is_flag=True, help="Search the model's own vectors.")
+@click.option("--index", "factory", default="auto", show_default=True, help="FAISS factory string (Flat, HNSW32, IVF1024,SQ8, ...).")
+@click.option("--raw", type=click.Choice(["float16", "float32", "none"]), default="float16", show_default=True, help="How raw vectors are kept.")
+@click.option("--format", "format_", type=click.Choice(FORMATS), help="Format of the corpus.  [default: by its suffix]")
+@click.option("--id-field", help="Field of the id.  [default: _id or id]")
+@click.option("--text-field", multiple=True, help="Field of the text; several are joined.  [default: title and text]")
+@click.option("--metadata-field", multiple=True, help="Field to keep as metadata.  [default: all others]")
+@click.option("--on-error", type=click.Choice(["fail", "skip"]), default="fail", show_default=True, help="What to do with a bad record.")
+@click.option("--rejects", type=click.Path(dir_okay=False), help="File for the records left out (with --on-error skip).")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors.")
+def build(
+    corpus: tuple[str, ...], index_path: str, model: str | None, query_prompt: str | None, document_prompt: str | None,
+    dim: int | None, beta: float | None, gamma: float | None, epsilon: float | None, no_whitening: bool, factory: str,
+    raw: str, format_: Any, id_field: str | None, text_field: tuple[str, ...], metadata_field: tuple[str, ...],
+    on_error: Any, rejects: str | None, quiet: bool,
+) -> None:  # fmt: skip
+    """Build an index over one or more corpora.
+
+    CORPUS is a file (JSONL, CSV, TSV, plain text with a document a line, Parquet; also .gz and .zst), a BEIR
+    folder, or - for standard input. A build that was interrupted goes on when the same command is run again.
+    """
+    _say(quiet)
+    from .engine import Engine
+    from .models import DEFAULT_MODEL
+    from .records import Fields
+    from .whitening import Whitening
+
+    asked = {"dim": dim, "beta": beta, "gamma": gamma, "epsilon": epsilon}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if no_whitening and given:
+        raise click.UsageError(f"--no-whitening and --{next(iter(given))} exclude each other")
+    prompts = {"query": query_prompt, "document": document_prompt}
+    start = time.perf_counter()
+    engine = Engine.build(
+        [Path(path) for path in corpus],
+        index_path,
+        model=model or DEFAULT_MODEL,
+        prompts={role: prompt for role, prompt in prompts.items() if prompt is not None},
+        whitening=None if no_whitening else Whitening(**given) if given else "auto",
+        index=factory,
+        raw=None if raw == "none" else raw,  # type: ignore[arg-type]
+        format=format_,
+        fields=Fields(doc_id=id_field, text=text_field, metadata=metadata_field or None),
+        on_error=on_error,
+        rejects=rejects,
+        progress=not quiet,
+    )
+    with engine:
+        info = engine.info()
+    _note(
+        f"{index_path}: {info['documents']:,} documents, {info['dim']} of {info['model_dim']} columns, "
+        f"{info['bytes'] / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s"
+    )
+
+
+@cli.command()
+@click.argument("index_path", metavar="INDEX")
+@click.argument("text", required=False)
+@click.option("-i", "--input", "queries", metavar="FILE", help="File of queries (JSONL, CSV, TSV or text), - for standard input.")
+@click.option("-k", default=10, show_default=True, help="Number of hits.")
+@click.option("--filter", "expression", metavar="EXPR", help="Metadata filter: \"kind = 'class' AND year >= 1990\" or JSON.")
+@click.option("--exact", is_flag=True, help="Look at every vector, whatever the index.")
+@click.option("-m", "--model", help="Another place of the model that made the index.")
+@click.option("--format", "format_", type=click.Choice(["table", "json", "jsonl", "trec"]), default="table", show_default=True)
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors.")
+def query(
+    index_path: str, text: str | None, queries: str | None, k: int, expression: str | None, exact: bool,
+    model: str | None, format_: str, quiet: bool,
+) -> None:  # fmt: skip
+    """Find the documents nearest in meaning to TEXT, or to each query of a file."""
+    if (text is None) == (queries is None):
+        raise click.UsageError("give either TEXT or -i FILE")
+    _say(quiet)
+    from .engine import Engine
+    from .output import WRITERS
+
+    with Engine.open(index_path, model=model) as engine:
+        WRITERS[format_](_answers(engine, _queries(text, queries), k, expression, exact))
+
+
+@cli.command()
+@click.argument("index_path", metavar="INDEX")
+@click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def info(index_path: str, format_: str) -> None:
+    """Say what an index is: documents, model, whitening, structure, size."""
+    from .engine import Engine
+
+    with Engine.open(index_path) as engine:
+        values = engine.info()
+    if format_ == "json":
+        click.echo(json.dumps(values, ensure_ascii=False, indent=2))
+    else:
+        width = max(map(len, values))
+        for name, value in values.items():
+            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            click.echo(f"{name:<{width}}  {shown}")
+
+
+def _queries(text: str | None, path: str | None) -> Iterator[tuple[str, str]]:
+    """Pairs of query id and query; a query without an id gets its line number."""
+    if text is not None:
+        yield "1", text
+        return
+    from .corpora import read_corpus
+
+    assert path is not None
+    for record in read_corpus(path):
+        yield record.document.doc_id or str(record.line), record.document.text
+
+
+def _answers(
+    engine: Engine, queries: Iterator[tuple[str, str]], k: int, expression: str | None, exact: bool
+) -> Iterator[Answer]:
+    from .output import Answer
+
+    while batch := list(islice(queries, QUERIES_AT_ONCE)):
+        start = time.perf_counter()
+        vectors = engine.embed([text for _, text in batch], role="query")
+        encoded = time.perf_counter()
+        hits = engine.search(vectors, k, filter=expression, exact=exact)
+        found = time.perf_counter()
+        ms = {"encode": _ms(encoded - start, batch), "search": _ms(found - encoded, batch)}
+        for (query_id, text), of_query in zip(batch, hits, strict=True):
+            stats = {"cross_encoder_calls": 0, "ms": dict(ms)}
+            yield Answer(query_id=query_id, query=text, hits=of_query, stats=stats)
+
+
+def _ms(seconds: float, batch: Sequence[object]) -> float:
+    return round(1000 * seconds / len(batch), 3)
+
+
+def _note(message: str) -> None:
+    click.echo(message, err=True)
+
+
+class _OnStderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _note(self.format(record))
+
+
+def _say(quiet: bool) -> None:
+    """Bring what the library logs to standard error."""
+    for name in ("retrieval", "indexes", "eval"):
+        logger = logging.getLogger(name)
+        logger.handlers = [_OnStderr()]
+        logger.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code; no error ends in a traceback that we know of."""
+    try:
+        code = cli.main(args=arguments, prog_name="retrieval", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _note("interrupted; a build goes on where it was when the same command is run again")
+        code = 130
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except RetrievalError as error:
+        _note("Error: " + " ".join(str(error).split()))
+        code = 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _note(f"Error: {where}{error.strerror or error}; check the path, the permissions and the free space")
+        code = 1
+    sys.exit(code)

@@ -1,0 +1,223 @@
+"""Text to raw vectors: the one place where a model runs.
+
+An `Encoder` is anything with a name, a width, a fingerprint and `encode`. There
+are two: `SentenceTransformerEncoder` for real models, and `HashEncoder`, a real
+function of the text without any model, for tests and first tries. Leaves out
+where a model's files lie (`retrieval.models`) and whitening.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.errors import InputError, ModelError
+
+from .models import DEFAULT_MODEL, ModelFiles, fingerprint, locate
+
+logger = logging.getLogger(__name__)
+
+Role = Literal["query", "document"]
+TOKEN_BUDGET = 8192
+"""Tokens, padding included, in one batch: packed by length, a batch costs about the same time whatever it holds."""
+
+
+class Encoded(NamedTuple):
+    """What an encoder makes of n texts."""
+
+    vectors: NDArray[np.float32]  # (n, dim), not normalised
+    truncated: NDArray[np.bool_]  # (n,), whose text was longer than the model reads
+
+
+class Encoder(Protocol):
+    """Turns texts into raw vectors."""
+
+    name: str
+    source: str
+    dim: int
+    max_tokens: int | None
+    prompts: Mapping[str, str]
+    fingerprint: Mapping[str, Any]
+
+    def encode(self, texts: Sequence[str], role: Role = "document") -> Encoded:
+        """Raw vectors of shape (n, dim), float32; the same text gives the same vector."""
+        ...  # pragma: no cover
+
+
+class SentenceTransformerEncoder:
+    """A sentence-transformers model on this machine.
+
+    Parameters
+    ----------
+    files : ModelFiles
+        From `retrieval.models.locate`.
+    prompts : mapping, optional
+        "query" and "document" texts put before every text; by default those the model
+        itself records ("passage" and "corpus" count as "document").
+
+    Raises
+    ------
+    ModelError
+        If the folder cannot be loaded. Code that comes with a model is never run.
+    """
+
+    def __init__(self, files: ModelFiles, prompts: Mapping[str, str] | None = None) -> None:
+        with _quiet_transformers():
+            from sentence_transformers import SentenceTransformer
+
+            try:
+                self._model = SentenceTransformer(str(files.folder), trust_remote_code=False, local_files_only=True)
+            except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+                raise ModelError(f"model {files.name!r} ({files.source}) cannot be loaded: {error}") from error
+        self.name, self.source = files.name, files.source
+        self.prompts = _prompts(self._model.prompts, prompts)
+        self.dim = int(self._model.get_embedding_dimension() or 0)
+        self.max_tokens = self._model.max_seq_length
+        self.fingerprint = fingerprint(files.folder) | {"prompts": repr(sorted(self.prompts.items()))}
+
+    def encode(self, texts: Sequence[str], role: Role = "document") -> Encoded:
+        """Raw vectors; identical texts are encoded once, batches are packed by token length.
+
+        Parameters
+        ----------
+        texts : sequence of str
+        role : {"query", "document"}
+            Which prompt goes before the texts.
+
+        Returns
+        -------
+        Encoded
+        """
+        distinct = list(dict.fromkeys(texts))
+        if not distinct:
+            return Encoded(np.empty((0, self.dim), np.float32), np.empty(0, np.bool_))
+        prompt = self.prompts[role]
+        lengths = self._token_lengths([prompt + text for text in distinct])
+        limit = self.max_tokens or int(lengths.max())
+        vectors = np.empty((len(distinct), self.dim), np.float32)
+        for batch in pack(np.minimum(lengths, limit), TOKEN_BUDGET):
+            vectors[batch] = self._model.encode(
+                [distinct[i] for i in batch], prompt=prompt or None, batch_size=len(batch), show_progress_bar=False
+            )
+        place = {text: i for i, text in enumerate(distinct)}
+        back = np.array([place[text] for text in texts])
+        return Encoded(vectors[back], (lengths > limit)[back])
+
+    def _token_lengths(self, texts: list[str]) -> NDArray[np.int64]:
+        """Tokens of each text, special ones included, before anything is cut off."""
+        tokenizer = self._model.tokenizer
+        if hasattr(tokenizer, "encode_batch"):  # a bare tokenizer, as static embeddings have
+            return np.array([len(encoding.ids) for encoding in tokenizer.encode_batch(texts)])
+        ids = tokenizer(texts, truncation=False, padding=False, return_attention_mask=False, verbose=False)["input_ids"]
+        return np.array([len(tokens) for tokens in ids])
+
+
+class HashEncoder:
+    """A vector that is a sum of one fixed random vector for each word: words in common, nothing learned.
+
+    Parameters
+    ----------
+    dim : int, default=64
+    max_tokens : int, optional
+        Words after this many are cut off, and counted.
+
+    Examples
+    --------
+    >>> vectors, truncated = HashEncoder(8).encode(["red fox", "fox red"])
+    >>> bool(np.allclose(vectors[0], vectors[1]))
+    True
+    """
+
+    def __init__(self, dim: int = 64, max_tokens: int | None = None) -> None:
+        if dim < 1:
+            raise InputError(f"hash:{dim}; expected hash:DIM with DIM of 1 or more, such as hash:64")
+        self.name, self.source, self.dim, self.max_tokens = f"hash:{dim}", "a hash of the words, no model", dim, max_tokens
+        self.prompts: Mapping[str, str] = {}
+        self.fingerprint: Mapping[str, Any] = {"hash": f"words, {dim}, version 1"}
+
+    def encode(self, texts: Sequence[str], role: Role = "document") -> Encoded:
+        """Raw vectors; `role` makes no difference."""
+        words = [re.findall(r"[^\W_]+", text.lower()) or [text] for text in texts]
+        truncated = np.array([self.max_tokens is not None and len(w) > self.max_tokens for w in words], np.bool_)
+        rows = [np.sum([_word_vector(word, self.dim) for word in w[: self.max_tokens]], axis=0) for w in words]
+        return Encoded(np.array(rows, np.float32).reshape(len(texts), self.dim), truncated)
+
+
+@lru_cache(maxsize=100_000)
+def _word_vector(word: str, dim: int) -> NDArray[np.float64]:
+    seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+    return np.random.default_rng(seed).standard_normal(dim)
+
+
+def load_encoder(model: str | Encoder = DEFAULT_MODEL, *, prompts: Mapping[str, str] | None = None) -> Encoder:
+    """The encoder of a name, said aloud; an encoder is given back as it is.
+
+    Parameters
+    ----------
+    model : str or Encoder
+        A folder, an installed package that carries its weights, a hub name, or "hash:DIM".
+
+    Raises
+    ------
+    ModelError
+        If there is no such model or it cannot be loaded.
+    """
+    if not isinstance(model, str):
+        return model
+    if match := re.fullmatch(r"hash:(\d+)", model):
+        return HashEncoder(int(match[1]))
+    files = locate(model)
+    logger.info("model %s from %s", files.name, files.source)
+    return SentenceTransformerEncoder(files, prompts)
+
+
+def pack(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
+    """Batches of positions, of texts of about equal length, each at most `budget` tokens with padding.
+
+    The same lengths give the same batches. A text longer than the budget is a batch of its own.
+
+    Examples
+    --------
+    >>> [batch.tolist() for batch in pack(np.array([5, 2, 9, 2]), budget=10)]
+    [[2], [0, 1], [3]]
+    """
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, int(budget // max(1, lengths[order[start]])))
+        yield order[start : start + size]
+        start += size
+
+
+def _prompts(recorded: Mapping[str, str | None], given: Mapping[str, str] | None) -> dict[str, str]:
+    given = given or {}
+    unknown = set(given) - {"query", "document"}
+    if unknown:
+        raise InputError(f"prompts has {sorted(unknown)}; expected 'query' and 'document'")
+    names = {"query": ("query",), "document": ("document", "passage", "corpus")}
+    own = {role: next((recorded[name] or "" for name in tried if recorded.get(name)), "") for role, tried in names.items()}
+    return own | dict(given)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep the library's progress bars and load reports off the user's terminal while a model loads."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,408 @@
+"""The way of the data, from text to hits: read this first.
+
+    text -> encode -> raw vector (d) -> whiten (k, beta, gamma) -> unit row (k) -> FAISS segment
+    query -> encode -> whiten -> search (k nearest, filters) -> hits
+
+There is one path from text to vector, `Engine.embed`, and building, querying and
+evaluating all take it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.bundle import Bundle, BundleWriter, Found
+from indexes.errors import InputError
+from indexes.vectors import Choice, VectorIndex, check_factory, choose, free_memory
+
+from .corpora import Fields, Format
+from .encoder import Encoder, Role, load_encoder
+from .intake import Corpus, stage_corpus
+from .models import DEFAULT_MODEL, compare
+from .progress import Advance, progress_bar
+from .records import DEFAULT_FIELDS
+from .whitening import Float32, Whitening, unit_rows
+
+logger = logging.getLogger(__name__)
+
+BATCH = 8192  # rows that are whitened and added together; fixed, so that a build gives the same bytes again
+TRAINING_ROWS = 262_144  # evenly spaced rows that lists and codebooks are trained on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A document that was found.
+
+    Parameters
+    ----------
+    rank : int
+        1 is the best.
+    doc_id : str
+    score : float
+        Cosine of the whitened vectors, rounded to 6 decimals; higher is better.
+    text : str
+    metadata : mapping
+    scores : mapping
+        What the score is made of: "dense".
+    """
+
+    rank: int
+    doc_id: str
+    score: float
+    text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+class Engine:
+    """An index folder and the encoder that made it.
+
+    Use `Engine.build` or `Engine.open`; close it or use it in a ``with`` block.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "index"
+    >>> engine = Engine.build([("a", "the red fox"), ("b", "a blue whale")], path, model="hash:64")
+    >>> [(hit.doc_id, hit.text) for hit in engine.search("fox", k=1)]
+    [('a', 'the red fox')]
+    >>> engine.close()
+    """
+
+    def __init__(self, bundle: Bundle, encoder: Encoder | str | None = None) -> None:
+        self._bundle = bundle
+        self._model = encoder
+        self._encoder: Encoder | None = None
+        path = bundle.whitening_path
+        self.whitening = None if path is None else Whitening.load(path)
+
+    @classmethod
+    def build(
+        cls,
+        corpus: Corpus,
+        path: str | PathLike[str],
+        *,
+        model: str | Encoder = DEFAULT_MODEL,
+        prompts: Mapping[str, str] | None = None,
+        whitening: Whitening | Literal["auto"] | None = "auto",
+        index: str = "auto",
+        raw: Literal["float16", "float32"] | None = "float16",
+        format: Format | None = None,
+        fields: Fields = DEFAULT_FIELDS,
+        on_error: Literal["fail", "skip"] = "fail",
+        rejects: str | PathLike[str] | None = None,
+        progress: bool = False,
+    ) -> Engine:
+        """Make an index over a corpus, in one commit, and open it.
+
+        An interrupted build goes on where it was when it is started again with the same arguments.
+
+        Parameters
+        ----------
+        corpus : path, sequence of paths, or iterable of documents
+            Files as in `retrieval.corpora.read_corpus`; or texts, (id, text) pairs, mappings or `Document`s.
+        path : path
+            The index folder; nothing, or an interrupted build, may be there.
+        model : str or Encoder, default="all-MiniLM-L6-v2"
+            See `retrieval.encoder.load_encoder`.
+        prompts : mapping, optional
+            "query" and "document" prompts in place of the model's own.
+        whitening : Whitening, "auto" or None, default="auto"
+            An unfitted `Whitening` is fitted on the corpus, a fitted one is used as it is; see `auto_whitening`.
+        index : str, default="auto"
+            A FAISS factory string, or "auto" (`indexes.vectors.choose`).
+        raw : {"float16", "float32", None}, default="float16"
+            How raw vectors are kept beside the index. Vectors are searched as they are kept:
+            float16 moves a cosine by about 1e-5. None keeps none (float16 while building).
+        format, fields
+            See `read_corpus`.
+        on_error : {"fail", "skip"}, default="fail"
+            "skip" leaves bad records out, counts them, and writes them to `rejects`.
+        rejects : path, optional
+            JSON Lines file of the records left out: source, line, reason, raw.
+        progress : bool, default=False
+            Bars on standard error, if that is a terminal.
+
+        Returns
+        -------
+        Engine
+
+        Raises
+        ------
+        CorpusError
+            A record that cannot be used, by file and line; nothing is left behind.
+        ModelError, InputError, IndexExistsError, IndexLockedError
+            See `indexes.errors`.
+        """
+        folder, kept = Path(path), raw or "float16"
+        with BundleWriter(folder) as writer:
+            staging = writer.staging
+            stage_corpus(
+                staging, corpus, format=format, fields=fields, on_error=on_error, rejects=rejects, progress=progress
+            )
+            encoder = load_encoder(model, prompts=prompts)
+            n, d = staging.count, encoder.dim
+            whitening = auto_whitening(n, d) if whitening == "auto" else whitening
+            dim = _dim_after(whitening, d)
+            choice = choose(n, dim, free_memory()) if index == "auto" else Choice(factory=index, reason="as asked for")
+            check_factory(choice.factory, dim)
+            logger.info("index %s: %s", choice.factory, choice.reason)
+            staging.begin_vectors(encoder.dim, kept, {"model": dict(encoder.fingerprint)})
+            if staging.encoded:
+                logger.info("going on with an interrupted build at document %s", f"{staging.encoded:,}")
+            with progress_bar("encoding", staging.count, progress) as advance:
+                advance(done := staging.encoded)
+                for texts in staging.chunks():
+                    staging.put(*encoder.encode(texts))
+                    advance(staging.encoded - done)
+                    done = staging.encoded
+            if cut := int(staging.truncated().sum()):
+                logger.info("%s documents are longer than %s tokens; what is beyond was not read", f"{cut:,}", encoder.max_tokens)
+
+            vectors = staging.raw()  # (n, d)
+            if whitening is not None and not hasattr(whitening, "components_"):
+                with progress_bar("whitening", n, progress) as advance:
+                    whitening.fit(_batches(vectors, advance))
+            with progress_bar("indexing", n, progress) as advance:
+                rows = VectorIndex.build(
+                    choice.factory,
+                    dim,
+                    lambda: _whiten(_sample(vectors, TRAINING_ROWS), whitening),
+                    (_whiten(batch, whitening) for batch in _batches(vectors, advance)),
+                )
+            writer.commit(
+                rows,
+                model=_model_record(encoder),
+                whitening=None if whitening is None else (_whitening_record(whitening), whitening.to_bytes()),
+                choice={"requested": index, "factory": choice.factory, "reason": choice.reason},
+                keep_raw=raw is not None,
+                made_by=_made_by(),
+            )
+        return cls(Bundle(folder), encoder)
+
+    @classmethod
+    def open(cls, path: str | PathLike[str], *, model: str | Encoder | None = None) -> Engine:
+        """Open an index; its files are checked now, its model is loaded when the first text comes.
+
+        Parameters
+        ----------
+        path : path
+        model : str or Encoder, optional
+            Another place of the same model; one that is not the same is refused when it is first used.
+
+        Raises
+        ------
+        IndexMissingError, IndexUnfinishedError, IndexVersionError, IndexCorruptError
+            See `indexes.errors`.
+        """
+        return cls(Bundle(Path(path)), model)
+
+    @overload
+    def search(
+        self, query_or_queries: str, k: int = 10, *, filter: str | Mapping[str, Any] | None = None, exact: bool = False
+    ) -> list[Hit]: ...
+    @overload
+    def search(
+        self,
+        query_or_queries: Sequence[str] | Float32,
+        k: int = 10,
+        *,
+        filter: str | Mapping[str, Any] | None = None,
+        exact: bool = False,
+    ) -> list[list[Hit]]: ...
+
+    def search(
+        self,
+        query_or_queries: str | Sequence[str] | Float32,
+        k: int = 10,
+        *,
+        filter: str | Mapping[str, Any] | None = None,
+        exact: bool = False,
+    ) -> list[Hit] | list[list[Hit]]:
+        """The k documents nearest in meaning, best first.
+
+        Parameters
+        ----------
+        query_or_queries : str, sequence of str, or ndarray of shape (q, dim)
+            An array holds unit rows as `embed` gives them.
+        k : int, default=10
+            Fewer come back where there are fewer.
+        filter : str or mapping, optional
+            ``"kind = 'class' AND year >= 1990"`` or ``{"kind": "class", "year": {"$gte": 1990}}``;
+            see `indexes.filters`.
+        exact : bool, default=False
+            Look at every vector, whatever the index (IVF with all lists, HNSW without its graph).
+
+        Returns
+        -------
+        list of Hit for a str, else a list of such lists
+            Score descending, then id.
+
+        Raises
+        ------
+        InputError
+            An empty query, k < 1, a filter that cannot be understood.
+        FingerprintError
+            The model at hand is not the one that made this index.
+        """
+        if isinstance(query_or_queries, str):
+            return self.search([query_or_queries], k, filter=filter, exact=exact)[0]
+        if isinstance(query_or_queries, np.ndarray):
+            vectors = query_or_queries
+        else:
+            vectors = self.embed(query_or_queries, role="query")
+        return [_hits(found) for found in self._bundle.search(vectors, k, filter=filter, exact=exact)]
+
+    def embed(self, texts: Sequence[str], role: Role = "document") -> Float32:
+        """Unit rows of shape (n, dim), float32: encoded, then whitened as this index is.
+
+        Raises
+        ------
+        InputError
+            If a text is empty.
+        FingerprintError
+            If the model at hand is not the one that made this index.
+        """
+        for i, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise InputError(f"{role} {i + 1} is {text!r}; expected some words")
+        return _whiten(self.encoder.encode(texts, role).vectors, self.whitening)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that made the index, loaded and checked when it is first needed."""
+        if self._encoder is None:
+            stored = self._bundle.manifest.model
+            encoder = load_encoder(stored["name"] if self._model is None else self._model, prompts=stored["prompts"])
+            compare(stored["fingerprint"], encoder.fingerprint, encoder.name)
+            self._encoder = encoder
+        return self._encoder
+
+    def info(self) -> dict[str, Any]:
+        """What this index is: documents, dim, model, whitening, index, bytes, format_version and more.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> engine = Engine.build(["one text", "two texts"], pathlib.Path(tempfile.mkdtemp()) / "i", model="hash:8")
+        >>> engine.info()["documents"], engine.info()["index"]
+        (2, 'Flat')
+        """
+        manifest = self._bundle.manifest
+        raw = {segment.raw is not None for segment in manifest.segments}
+        return {
+            "path": str(self._bundle.folder),
+            "documents": manifest.documents,
+            "truncated": self._bundle.truncated(),
+            "dim": manifest.dim,
+            "model": manifest.model["name"],
+            "model_source": manifest.model["source"],
+            "model_dim": manifest.model["dim"],
+            "fingerprint": dict(manifest.model["fingerprint"]),
+            "whitening": None if manifest.whitening is None else dict(manifest.whitening),
+            "index": manifest.index["factory"],
+            "index_reason": manifest.index["reason"],
+            "raw_vectors": raw == {True},
+            "bytes": self._bundle.bytes_on_disk(),
+            "generation": manifest.generation,
+            "format_version": manifest.format_version,
+            "made_by": dict(manifest.made_by),
+        }
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._bundle.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def auto_whitening(n: int, d: int) -> Whitening | None:
+    """The whitening of a new index when nothing was asked for: two thirds of the columns, centred.
+
+    None where n documents are too few (under ten for each of d columns) to tell directions from chance.
+    """
+    if n < 10 * d:
+        logger.info("no whitening: %s documents are fewer than ten for each of %s columns", f"{n:,}", d)
+        return None
+    return Whitening(dim=max(1, 2 * d // 3), beta=1.0, gamma=0.0)
+
+
+def _dim_after(whitening: Whitening | None, d: int) -> int:
+    """Columns that are left of d, known before anything is fitted."""
+    if whitening is None:
+        return d
+    k = whitening.dim or d
+    if k > d:
+        raise InputError(f"dim={k} but the model's vectors have {d} columns; expected dim <= {d}")
+    return k
+
+
+def _whiten(raw: NDArray[np.floating[Any]], whitening: Whitening | None) -> Float32:
+    return unit_rows(raw) if whitening is None else whitening.transform(raw)
+
+
+def _batches(vectors: NDArray[np.floating[Any]], advance: Advance) -> Iterator[NDArray[np.floating[Any]]]:
+    for start in range(0, len(vectors), BATCH):
+        batch = vectors[start : start + BATCH]
+        yield batch
+        advance(len(batch))
+
+
+def _sample(vectors: NDArray[np.floating[Any]], size: int) -> NDArray[np.floating[Any]]:
+    """At most `size` rows, evenly spaced."""
+    return vectors[np.linspace(0, len(vectors) - 1, min(size, len(vectors))).astype(np.int64)]
+
+
+def _hits(found: list[Found]) -> list[Hit]:
+    return [
+        Hit(
+            rank=rank,
+            doc_id=one.document.doc_id,
+            score=one.score,
+            text=one.document.text,
+            metadata=one.document.metadata,
+            scores={"dense": one.score},
+        )
+        for rank, one in enumerate(found, start=1)
+    ]
+
+
+def _model_record(encoder: Encoder) -> dict[str, Any]:
+    return {
+        "name": encoder.name,
+        "source": encoder.source,
+        "dim": encoder.dim,
+        "max_tokens": encoder.max_tokens,
+        "prompts": dict(encoder.prompts),
+        "fingerprint": dict(encoder.fingerprint),
+    }
+
+
+def _whitening_record(whitening: Whitening) -> dict[str, Any]:
+    return {
+        "dim": whitening.components_.shape[1],
+        "beta": whitening.beta,
+        "gamma": whitening.gamma,
+        "epsilon": whitening.epsilon,
+        "n_fitted": whitening.n_fitted_,
+    }
+
+
+def _made_by() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in ("sentence-retrieval", "numpy", "sentence-transformers")}
+    return versions | {"time": datetime.now(timezone.utc).isoformat(timespec="seconds")}

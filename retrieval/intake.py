@@ -1,0 +1,102 @@
+"""A corpus into the staging area: every record read, checked and counted before a model runs.
+
+Leaves out how files are read (`retrieval.corpora`) and how documents are staged
+(`indexes.staging`); decides what happens to a bad record.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, Literal
+
+from indexes.document import Document
+from indexes.errors import DuplicateIdError, InputError
+from indexes.staging import Staging
+
+from .corpora import Fields, Format, read_corpus, read_records
+from .progress import progress_bar
+from .records import OnReject, Record, Reject
+
+logger = logging.getLogger(__name__)
+
+Corpus = str | PathLike[str] | Iterable[Any]
+
+
+def stage_corpus(
+    staging: Staging,
+    corpus: Corpus,
+    *,
+    format: Format | None,
+    fields: Fields,
+    on_error: Literal["fail", "skip"],
+    rejects: str | PathLike[str] | None,
+    progress: bool,
+) -> None:
+    """Put every document of a corpus into the staging area.
+
+    Parameters
+    ----------
+    corpus : path, list of Path, or iterable of documents
+        A str is a path; a list of str is a list of texts.
+    on_error, rejects
+        "fail" raises at the first bad record; "skip" leaves it out, counts it, and writes it
+        to the JSON Lines file `rejects` (source, line, reason, raw), if one is given.
+
+    Raises
+    ------
+    CorpusError
+        A bad record, or one whose id was used before.
+    InputError
+        If no document is left.
+    """
+    if on_error not in ("fail", "skip"):
+        raise InputError(f"on_error={on_error!r}; expected 'fail' or 'skip'")
+    if rejects is not None and on_error == "fail":
+        raise InputError("rejects are written only with on_error='skip'; give both or neither")
+    rejected = 0
+    with ExitStack() as stack:
+        file = stack.enter_context(Path(rejects).open("w", encoding="utf-8")) if rejects is not None else None
+
+        def reject(bad: Reject) -> None:
+            nonlocal rejected
+            rejected += 1
+            if file is not None:
+                file.write(json.dumps(asdict(bad), ensure_ascii=False) + "\n")
+
+        def duplicate(document: Document, source: str, line: int, reason: str) -> None:
+            if on_error == "fail":
+                raise DuplicateIdError(source, line, reason)
+            raw = json.dumps({"id": document.doc_id, "text": document.text, **document.metadata}, ensure_ascii=False)
+            reject(Reject(source=source, line=line, reason=reason, raw=raw))
+
+        advance = stack.enter_context(progress_bar("reading", None, progress))
+        records = _records(corpus, format, fields, reject if on_error == "skip" else None)
+        staging.add(_counted(((r.document, r.source, r.line) for r in records), advance), duplicate)
+    if rejected:
+        where = "nowhere: give rejects=FILE (--rejects FILE) to keep them" if rejects is None else fspath(rejects)
+        logger.warning("%s records were left out (written to %s)", f"{rejected:,}", where)
+    if not staging.count:
+        why = f"all {rejected:,} records were rejected" if rejected else "it is empty"
+        raise InputError(f"there is no document in the corpus: {why}; expected at least one")
+    logger.info("%s documents read", f"{staging.count:,}")
+
+
+def _records(corpus: Corpus, format: Format | None, fields: Fields, on_reject: OnReject | None) -> Iterator[Record]:
+    paths = [corpus] if isinstance(corpus, str | PathLike) else corpus
+    if isinstance(paths, list | tuple) and paths and (paths[0] is corpus or all(isinstance(p, PathLike) for p in paths)):
+        for path in paths:
+            yield from read_corpus(path, format=format, fields=fields, on_reject=on_reject)
+    else:
+        yield from read_records(paths, fields=fields, on_reject=on_reject)
+
+
+def _counted(items: Iterable[Any], advance: Any) -> Iterator[Any]:
+    for item in items:
+        yield item
+        advance(1)

@@ -1,0 +1,95 @@
+"""Answers on standard output: a table for people, JSON for programs, TREC runs for evaluation tools."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from indexes.errors import InputError
+
+from .engine import Hit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A query, its hits and what they cost.
+
+    Parameters
+    ----------
+    query_id : str
+    query : str
+    hits : sequence of Hit
+    stats : mapping
+        "cross_encoder_calls" and "ms": milliseconds of each stage, a batch's time shared out evenly.
+    """
+
+    query_id: str
+    query: str
+    hits: Sequence[Hit]
+    stats: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer as one JSON object."""
+        hits = [{("id" if name == "doc_id" else name): value for name, value in asdict(hit).items()} for hit in self.hits]
+        return {"query_id": self.query_id, "query": self.query, "hits": hits, "stats": self.stats}
+
+
+def write_table(answers: Iterable[Answer]) -> None:
+    """One table a query: rank, score, id, text."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100, highlight=False)
+    for answer in answers:
+        table = Table(title=Text(answer.query), title_justify="left", title_style="bold", box=None, pad_edge=False)
+        table.add_column("rank", justify="right")
+        table.add_column("score", justify="right")
+        table.add_column("id", overflow="fold", max_width=40)
+        table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
+        for hit in answer.hits:
+            table.add_row(str(hit.rank), f"{hit.score:.3f}", Text(hit.doc_id), Text(" ".join(hit.text.split())))
+        console.print(table if answer.hits else Text(f"{answer.query}\nno hits"))
+        console.print()
+
+
+def write_json(answers: Iterable[Answer]) -> None:
+    """All answers as one JSON array."""
+    json.dump([answer.to_dict() for answer in answers], sys.stdout, ensure_ascii=False, indent=2)
+    sys.stdout.write("\n")
+
+
+def write_jsonl(answers: Iterable[Answer]) -> None:
+    """One JSON object a query and line, as soon as it is known."""
+    for answer in answers:
+        sys.stdout.write(json.dumps(answer.to_dict(), ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+
+def write_trec(answers: Iterable[Answer]) -> None:
+    """A TREC run: query id, Q0, document id, rank, score, tag.
+
+    Raises
+    ------
+    InputError
+        If an id holds white space, which the format cannot hold.
+    """
+    for answer in answers:
+        for hit in answer.hits:
+            for what, value in (("query", answer.query_id), ("document", hit.doc_id)):
+                if value.split() != [value]:
+                    raise InputError(
+                        f"{what} id {value!r} holds white space, which a TREC run cannot; use --format jsonl"
+                    )
+            sys.stdout.write(f"{answer.query_id} Q0 {hit.doc_id} {hit.rank} {hit.score:.6f} sentence-retrieval\n")
+
+
+WRITERS: Final[dict[str, Callable[[Iterable[Answer]], None]]] = {
+    "table": write_table,
+    "json": write_json,
+    "jsonl": write_jsonl,
+    "trec": write_trec,
+}
