@@ -170,7 +170,10 @@ class Bundle:
             allowed = alive
             if wanted is not None:
                 allowed = np.zeros(segment.count, np.bool_)
-                allowed[wanted[(wanted >= segment.first_row) & (wanted < segment.first_row + segment.count)] - segment.first_row] = True
+                allowed[
+                    wanted[(wanted >= segment.first_row) & (wanted < segment.first_row + segment.count)]
+                    - segment.first_row
+                ] = True
             scores, positions = index.search(vectors, depth, allowed=allowed, exact=exact)
             all_scores.append(scores.astype(np.float64).round(DECIMALS))
             all_rows.append(np.where(positions >= 0, positions + segment.first_row, -1))
@@ -194,18 +197,19 @@ class Bundle:
         self._segments, self._manifest, self._generation = segments, manifest, manifest.generation
 
 
-def _tied_at_end(scores: NDArray[np.float64], rows: Int64, k: int) -> NDArray[np.bool_]:
+def _tied_at_end(scores: NDArray[np.floating[Any]], rows: Int64, k: int) -> NDArray[np.bool_]:
     """For each query: whether the last row found has the score of the k-th, so that more such rows may follow."""
     if scores.shape[1] <= k:
         return np.zeros(len(scores), np.bool_)
-    return (rows[:, -1] >= 0) & (scores[:, -1] == scores[:, k - 1])
+    tied: NDArray[np.bool_] = (rows[:, -1] >= 0) & (scores[:, -1] == scores[:, k - 1])
+    return tied
 
 
 class BundleWriter:
     """The one writer of an index folder, from lock to commit; use it in a ``with`` block.
 
     Leaving the block by an error keeps what was staged, so that the same build can go on;
-    only bad data that was met before any vector was made leaves nothing behind.
+    one that came before any vector was made leaves nothing behind.
 
     Parameters
     ----------
@@ -234,7 +238,9 @@ class BundleWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         foreign = sorted(path.name for path in self.folder.iterdir() if path.name.split("-")[0] not in ours)
         if foreign:
-            raise IndexExistsError(f"{self.folder} holds other things ({foreign[0]}, ...); choose a new path for the index")
+            raise IndexExistsError(
+                f"{self.folder} holds other things ({foreign[0]}, ...); choose a new path for the index"
+            )
         self._stack.enter_context(write_lock(self.folder))
         try:
             if _is_committed(self.folder):
@@ -269,7 +275,9 @@ class BundleWriter:
             parameters, data = whitening
             path = segments / f"{name}.whitening.safetensors"
             write_durably(path, data)
-            whitening_file = FileEntry(name=path.name, role="whitening", bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+            whitening_file = FileEntry(
+                name=path.name, role="whitening", bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
+            )
         sync_folder(segments)
         sync_folder(self.folder)
         manifest = Manifest(
@@ -300,7 +308,7 @@ class BundleWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        useless = isinstance(error, InputError) and self.staging.encoded == 0
+        useless = error is not None and self.staging.encoded == 0
         if useless:
             self.staging.discard()
         else:

@@ -30,7 +30,7 @@ from .filters import parse_filter
 from .manifest import Manifest, checksum
 
 if TYPE_CHECKING:
-    from sqlite_utils import Database
+    from sqlite_utils import Database as Database
 
 Int64 = NDArray[np.int64]
 
@@ -102,7 +102,7 @@ class Catalogue:
         if not self._path.is_file():
             if (folder / "staging").is_dir():
                 raise IndexUnfinishedError(
-                    f"{folder}: the build of this index was interrupted; run the same build again to finish it"
+                    f"{folder}: the build was interrupted; run the same build again to finish it"
                 )
             what = "holds no index (no catalogue.sqlite in it)" if folder.is_dir() else "is not a folder"
             raise IndexMissingError(f"{folder} {what}; make one with: retrieval build CORPUS -o {folder}")
@@ -137,7 +137,7 @@ class Catalogue:
         with self._sqlite_errors():
             if not self._database.table("commits").exists():
                 raise IndexUnfinishedError(
-                    f"{self._path.parent}: the build of this index was interrupted; run the same build again to finish it"
+                    f"{self._path.parent}: the build was interrupted; run the same build again to finish it"
                 )
             found = self._database.execute(
                 "SELECT manifest, sha256 FROM commits ORDER BY generation DESC LIMIT 1"
@@ -224,7 +224,9 @@ class Catalogue:
 def write_commit(database: Database, manifest: Manifest) -> None:
     """Put a manifest in the place of the last one; call it inside ``database.atomic()``."""
     text = manifest.to_json()
-    database.table("commits").create({"generation": int, "manifest": str, "sha256": str}, pk="generation", if_not_exists=True)
+    database.table("commits").create(
+        {"generation": int, "manifest": str, "sha256": str}, pk="generation", if_not_exists=True
+    )
     database.execute("DELETE FROM commits")
     database.table("commits").insert({"generation": manifest.generation, "manifest": text, "sha256": checksum(text)})
 
@@ -240,5 +242,7 @@ def _connect_readonly(path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(uri + "&immutable=1", uri=True, check_same_thread=False)
     except sqlite3.DatabaseError as error:
         connection.close()
-        raise IndexCorruptError(f"{path} is not a catalogue ({error}); restore it from a copy or build again") from error
+        raise IndexCorruptError(
+            f"{path} is not a catalogue ({error}); restore it from a copy or build again"
+        ) from error
     return connection

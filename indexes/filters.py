@@ -52,7 +52,7 @@ _NAME = r'(?:"([^"]+)"|`([^`]+)`|([^."`]+))'
 # what the SQL form may hold, of all that sqlglot knows: tokens, nodes (comparisons: as the JSON form), parts of nodes
 _TOKENS = {"AND", "OR", "NOT", "IN", "LIKE", "BETWEEN", "IS", "NULL", "TRUE", "FALSE", "STRING", "NUMBER", "IDENTIFIER"}
 _TOKENS |= {"L_PAREN", "R_PAREN", "COMMA", "DOT", "DASH", "EQ", "NEQ", "LT", "LTE", "GT", "GTE"}
-_NODES = {"eq": "$eq", "neq": "$ne", "gt": "$gt", "gte": "$gte", "lt": "$lt", "lte": "$lte"} 
+_NODES = {"eq": "$eq", "neq": "$ne", "gt": "$gt", "gte": "$gte", "lt": "$lt", "lte": "$lte"}
 _NODES |= {"like": "$like", "is": "$eq"}
 _PARTS = {"this", "expression", "expressions", "low", "high", "negate"}
 _REPR = reprlib.Repr()
@@ -188,18 +188,20 @@ class _Builder:
 
     def compare(self, path: list[str], operator: str, value: Any, negate: bool) -> _Sql:
         """One comparison of the field at `path`: 0 or 1 for every document."""
-        self.conditions += 1
-        if self.conditions > MAX_CONDITIONS:
-            raise FilterError(f"more than {MAX_CONDITIONS} comparisons; for many values write field IN ('a', 'b', ...)")
         own = path[0] if path in (["id"], ["text"]) else ""
         if not own:
             self.fields[_spelled(path)] = None
         bound = own or self.bind("$" + "".join(f'."{key}"' for key in path))
         field, types = own or f"json_extract(metadata, {bound})", f"json_type(metadata, {bound})"
-        if value is None and operator == "=":
+        null = value is None and operator == "="
+        tests = [] if null else self.tests(operator, value)
+        self.conditions += max(1, len(tests))
+        if self.conditions > MAX_CONDITIONS:
+            raise FilterError(f"more than {MAX_CONDITIONS} comparisons; for many values write field IN ('a', 'b', ...)")
+        if null:
             return _Sql(f"{field} IS {'NOT ' if negate else ''}NULL")
         cases = []
-        for kind, test in self.tests(operator, value):
+        for kind, test in tests:
             case = f"CASE WHEN {types} IN ({_JSON_TYPES[kind]}) THEN {test.format(field)}"
             if operator in ("=", "IN"):
                 case += f" WHEN {types} = 'array' THEN EXISTS (SELECT 1 FROM json_each(metadata, {bound}) "
@@ -295,7 +297,7 @@ def _read_json(text: str) -> Any:
 class _Reader:
     """Turns the SQL form into the JSON form: text -> tokens -> trees (both sqlglot's) -> mapping.
 
-    Each group in parentheses is read by itself, innermost first, and stands in the outer one as the name "\0<number>":
+    Each group in parentheses is read by itself, innermost first, and stands in the outer one as a name (NUL, number):
     sqlglot takes 20 Python frames for a level and would end at 46 levels, sooner where the caller stands deep.
     """
 
@@ -313,7 +315,7 @@ class _Reader:
             raise FilterError(f"the filter cannot be split into words, is a quote left open? {_EXPECTED}") from error
         stack: list[list[Token]] = [[]]
         starts: list[int] = []
-        listing = False  # inside of IN (...)
+        listing, run = False, 0  # inside of IN (...); so many NOT or - in a row
         for token in found:
             kind, piece = token.token_type, self.text[token.start : token.end + 1]
             if kind.name not in _TOKENS and (kind is TokenType.VAR or re.fullmatch(r"[^\W\d]\w*", piece)):
@@ -325,8 +327,12 @@ class _Reader:
             if opens and last is not None and last.token_type is TokenType.IDENTIFIER:
                 piece = self.text[last.start : token.end + 1]
                 raise FilterError(f"{_shown(piece)} at character {last.start + 1} is not allowed; {_EXPECTED}")
-            if opens and len(starts) == MAX_DEPTH:
-                raise FilterError(f"parentheses are nested deeper than {MAX_DEPTH} at character {token.start + 1}")
+            run = run + 1 if kind in (TokenType.NOT, TokenType.DASH) else 0
+            if (opens and len(starts) == MAX_DEPTH) or run > 20:
+                raise FilterError(
+                    f"the filter is nested deeper than {MAX_DEPTH} parentheses or 20 NOT in a row at character "
+                    f"{token.start + 1}; expected a simpler one"
+                )
             if opens and not (last is not None and last.token_type is TokenType.IN):
                 stack.append([])
                 starts.append(token.start)
@@ -349,6 +355,8 @@ class _Reader:
             raise FilterError(f"the filter, or a pair of parentheses in it, is empty; {_EXPECTED}")
         try:
             tree = SQLite().parser().parse_into(exp.Condition, tokens, self.text)[0]
+        except RecursionError:
+            raise
         except Exception as error:
             at = (getattr(error, "errors", None) or [{}])[0]
             near = f" near {_shown(at['highlight'])} (line {at['line']}, column {at['col']})" if "line" in at else ""
@@ -402,7 +410,7 @@ class _Reader:
 
     def refused(self, node: Any, reason: str) -> FilterError:
         try:
-            piece = _shown(re.sub("\"\0\\d+\"", "(...)", node.sql()))
+            piece = _shown(re.sub('"\0\\d+"', "(...)", node.sql()))
         except Exception:  # a tree that is too deep or broken
             piece = "a part of the filter"
         return FilterError(f"{piece} {reason}; {_EXPECTED}")

@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from .catalogue import DOCUMENT_COLUMNS, create_documents, document_checksum, open_database, text_hash
 from .document import Document
 from .errors import VectorError
-from .files import FileEntry, sha256_of, write_durably
+from .files import FileEntry, sha256_of, sync_folder, write_durably
 
 if TYPE_CHECKING:
-    from sqlite_utils import Database
+    from .catalogue import Database
 
-CHUNK = 4096
+CHUNK = 1024
 """Rows that are encoded, written and made durable together."""
 
 _BATCH = 2000  # documents in one INSERT
@@ -63,6 +63,7 @@ class Staging:
         create_documents(self._database, source=str, line=int)
         self._database.table("documents").create_index(["text_hash"])
         self._digest = hashlib.sha256()
+        self._copies: dict[str, int] = {}  # of the ids made from texts that came more than once
         self.count, self.encoded = 0, 0
         self._plan: dict[str, Any] = {}
 
@@ -94,18 +95,17 @@ class Staging:
         self, batch: list[tuple[Document, str, int]], on_duplicate: Callable[[Document, str, int, str], None]
     ) -> None:
         hashes = [text_hash(document.text) for document, _, _ in batch]
-        nameless = [hashed for (document, _, _), hashed in zip(batch, hashes, strict=True) if document.doc_id is None]
-        copies = self._nameless_copies(nameless)
-        seen = self._seen([document.doc_id for document, _, _ in batch if document.doc_id is not None])
+        ids = [document.doc_id or _made_id(hashed) for (document, _, _), hashed in zip(batch, hashes, strict=True)]
+        seen = self._seen(ids)
         rows = []
-        for (document, source, line), hashed in zip(batch, hashes, strict=True):
-            doc_id = document.doc_id
-            if doc_id is None:
-                copies[hashed] += 1
-                doc_id = f"text:{hashed[:8].hex()}" + (f":{copies[hashed]}" if copies[hashed] > 1 else "")
+        for (document, source, line), hashed, doc_id in zip(batch, hashes, ids, strict=True):
+            if document.doc_id is None:
+                doc_id = self._free_id(doc_id, seen)
             elif doc_id in seen:
                 before, at = seen[doc_id]
-                on_duplicate(document, source, line, f"id {doc_id!r} was used before, at {before}:{at}; ids must differ")
+                on_duplicate(
+                    document, source, line, f"id {doc_id!r} was used before, at {before}:{at}; ids must differ"
+                )
                 continue
             seen[doc_id] = (source, line)
             row, metadata = self._first_row + self.count, document.metadata_json()
@@ -117,14 +117,13 @@ class Staging:
             with self._database.atomic():
                 self._database.conn.executemany(f"INSERT INTO documents VALUES ({','.join('?' * len(rows[0]))})", rows)
 
-    def _nameless_copies(self, hashes: list[bytes]) -> dict[bytes, int]:
-        """For each text: how many documents already carry an id made from it."""
-        found = self._database.execute(
-            "SELECT text_hash, COUNT(*) FROM documents WHERE id LIKE 'text:%' AND text_hash IN "
-            f"({','.join('?' * len(hashes))}) GROUP BY text_hash",
-            hashes,
-        )
-        return dict.fromkeys(hashes, 0) | dict(found.fetchall())
+    def _free_id(self, made: str, seen: Mapping[str, tuple[str, int]]) -> str:
+        """The id made from a text, or its first copy that is free: the user's own ids may look like ours."""
+        doc_id = made
+        while doc_id in seen or (doc_id != made and self._seen([doc_id])):
+            self._copies[made] = self._copies.get(made, 1) + 1
+            doc_id = f"{made}:{self._copies[made]}"
+        return doc_id
 
     def _seen(self, ids: list[str]) -> dict[str, tuple[str, int]]:
         found = self._database.execute(
@@ -146,7 +145,8 @@ class Staging:
             interrupted build, `encoded` says how far that had come; else it starts at 0.
         """
         self._dim, self._dtype = dim, np.dtype(dtype)
-        self._plan = {"plan": dict(plan), "dim": dim, "dtype": dtype, "documents": self._digest.hexdigest()}
+        wanted = {"plan": dict(plan), "dim": dim, "dtype": dtype, "documents": self._digest.hexdigest()}
+        self._plan = json.loads(json.dumps(wanted))  # as it is read back: no tuples
         header = np.lib.format
         with (self._folder / "header.tmp").open("wb") as file:
             header.write_array_header_1_0(
@@ -157,6 +157,9 @@ class Staging:
         if self.encoded:
             os.truncate(self._raw, self._position(self.encoded))
         else:
+            # subtle: first of all, or the note of one plan would vouch for the vectors of the next
+            (self._folder / "progress.json").unlink(missing_ok=True)
+            sync_folder(self._folder)
             (self._folder / "header.tmp").replace(self._raw)
 
     @property
@@ -172,11 +175,12 @@ class Staging:
 
     def _progress(self) -> int:
         try:
-            progress = json.loads((self._folder / "progress.json").read_text())
-            encoded, size = int(progress.pop("encoded")), self._raw.stat().st_size
-        except (OSError, ValueError, KeyError):
+            progress = dict(json.loads((self._folder / "progress.json").read_text()))
+            encoded, size, flags = int(progress.pop("encoded")), self._raw.stat().st_size, self._flags.stat().st_size
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return 0
-        return encoded if progress == self._plan and size >= self._position(encoded) else 0
+        whole = 0 <= encoded <= self.count and size >= self._position(encoded) and flags >= encoded
+        return encoded if progress == self._plan and whole else 0
 
     def chunks(self) -> Iterator[list[str]]:
         """The texts that are still to be encoded, chunk by chunk; `put` each one's vectors before asking for the next.
@@ -186,7 +190,7 @@ class Staging:
         while self.encoded < self.count:
             start = self._first_row + self.encoded
             found = self._database.execute(
-                "SELECT text, (SELECT MIN(row) FROM documents AS earlier WHERE earlier.text_hash = documents.text_hash) "
+                "SELECT text, (SELECT MIN(row) FROM documents AS first WHERE first.text_hash = documents.text_hash) "
                 "FROM documents WHERE row >= ? AND row < ? ORDER BY row",
                 [start, start + CHUNK],
             ).fetchall()
@@ -210,8 +214,16 @@ class Staging:
         Raises
         ------
         VectorError
-            If a value does not fit the stored dtype.
+            If the shape is another one, or a value does not fit the stored dtype.
         """
+        here = self._sources - self.encoded
+        new, inside = here == np.arange(len(here)), here >= 0
+        expected = (int(new.sum()), self._dim)
+        if np.shape(vectors) != expected or np.shape(truncated) != expected[:1]:
+            raise VectorError(
+                f"the model gave vectors of shape {np.shape(vectors)} and truncated flags of shape "
+                f"{np.shape(truncated)}; expected {expected} and {expected[:1]}"
+            )
         with np.errstate(over="ignore"):
             stored = np.asarray(vectors).astype(self._dtype)
         if not np.isfinite(stored).all():
@@ -221,8 +233,6 @@ class Staging:
             )
         rows = np.empty((len(self._sources), self._dim), self._dtype)
         flags = np.empty(len(self._sources), np.bool_)
-        here = self._sources - self.encoded
-        new, inside = here == np.arange(len(here)), here >= 0
         rows[new], flags[new] = stored, truncated
         rows[inside], flags[inside] = rows[here[inside]], flags[here[inside]]
         rows[~inside], flags[~inside] = self.raw()[self._sources[~inside]], self.truncated()[self._sources[~inside]]
@@ -271,6 +281,10 @@ class Staging:
         """Remove everything staged."""
         self.close()
         shutil.rmtree(self._folder)
+
+
+def _made_id(hashed_text: bytes) -> str:
+    return f"text:{hashed_text[:8].hex()}"
 
 
 def _write_at(path: Path, offset: int, data: bytes) -> None:

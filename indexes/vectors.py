@@ -69,7 +69,9 @@ def choose(n: int, dim: int, memory: int) -> Choice:
     for factory, bytes_each in (("HNSW32,Flat", 4 * dim + links), ("HNSW32,SQ8", dim + links)):
         if n * bytes_each <= memory // 2:
             need = n * bytes_each / 2**30
-            return Choice(factory=factory, reason=f"{n:,} x {dim}: a graph is quickest and its {need:.1f} GiB fit in memory")
+            return Choice(
+                factory=factory, reason=f"{n:,} x {dim}: a graph is quickest and its {need:.1f} GiB fit in memory"
+            )
     lists = int(4 * n**0.5)
     return Choice(
         factory=f"IVF{lists},SQ8",

@@ -55,22 +55,46 @@ def cli() -> None:
 @cli.command()
 @click.argument("corpus", nargs=-1, required=True)
 @click.option("-o", "--output", "index_path", required=True, metavar="INDEX", help="Folder of the new index.")
-@click.option("-m", "--model", default=None, help="Folder, installed package, hub name or hash:DIM.  [default: all-MiniLM-L6-v2]")
+@click.option(
+    "-m", "--model", default=None, help="Folder, installed package, hub name or hash:DIM.  [default: all-MiniLM-L6-v2]"
+)
 @click.option("--query-prompt", help="Put before every query, in place of the model's own.")
 @click.option("--document-prompt", help="Put before every document, in place of the model's own.")
-@click.option("--dim", type=int, help="Columns kept by whitening.  [default: two thirds, if there are enough documents]")
+@click.option(
+    "--dim", type=int, help="Columns kept by whitening.  [default: two thirds, if there are enough documents]"
+)
 @click.option("--beta", type=float, help="Share of the mean that is taken away, 0 to 1.  [default: 1]")
 @click.option("--gamma", type=float, help="Strength of whitening, 0 (PCA) to 1 (full).  [default: 0]")
 @click.option("--epsilon", type=float, help="Added to the eigenvalues, in units of their mean.  [default: 0]")
 @click.option("--no-whitening", is_flag=True, help="Search the model's own vectors.")
-@click.option("--index", "factory", default="auto", show_default=True, help="FAISS factory string (Flat, HNSW32, IVF1024,SQ8, ...).")
-@click.option("--raw", type=click.Choice(["float16", "float32", "none"]), default="float16", show_default=True, help="How raw vectors are kept.")
+@click.option(
+    "--index",
+    "factory",
+    default="auto",
+    show_default=True,
+    help="FAISS factory string (Flat, HNSW32, IVF1024,SQ8, ...).",
+)
+@click.option(
+    "--raw",
+    type=click.Choice(["float16", "float32", "none"]),
+    default="float16",
+    show_default=True,
+    help="How raw vectors are kept.",
+)
 @click.option("--format", "format_", type=click.Choice(FORMATS), help="Format of the corpus.  [default: by its suffix]")
 @click.option("--id-field", help="Field of the id.  [default: _id or id]")
 @click.option("--text-field", multiple=True, help="Field of the text; several are joined.  [default: title and text]")
 @click.option("--metadata-field", multiple=True, help="Field to keep as metadata.  [default: all others]")
-@click.option("--on-error", type=click.Choice(["fail", "skip"]), default="fail", show_default=True, help="What to do with a bad record.")
-@click.option("--rejects", type=click.Path(dir_okay=False), help="File for the records left out (with --on-error skip).")
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip"]),
+    default="fail",
+    show_default=True,
+    help="What to do with a bad record.",
+)
+@click.option(
+    "--rejects", type=click.Path(dir_okay=False), help="File for the records left out (with --on-error skip)."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors.")
 def build(
     corpus: tuple[str, ...], index_path: str, model: str | None, query_prompt: str | None, document_prompt: str | None,
@@ -90,7 +114,7 @@ def build(
     from .whitening import Whitening
 
     asked = {"dim": dim, "beta": beta, "gamma": gamma, "epsilon": epsilon}
-    given = {name: value for name, value in asked.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if no_whitening and given:
         raise click.UsageError(f"--no-whitening and --{next(iter(given))} exclude each other")
     prompts = {"query": query_prompt, "document": document_prompt}
@@ -120,12 +144,18 @@ def build(
 @cli.command()
 @click.argument("index_path", metavar="INDEX")
 @click.argument("text", required=False)
-@click.option("-i", "--input", "queries", metavar="FILE", help="File of queries (JSONL, CSV, TSV or text), - for standard input.")
+@click.option(
+    "-i", "--input", "queries", metavar="FILE", help="File of queries (JSONL, CSV, TSV or text), - for standard input."
+)
 @click.option("-k", default=10, show_default=True, help="Number of hits.")
-@click.option("--filter", "expression", metavar="EXPR", help="Metadata filter: \"kind = 'class' AND year >= 1990\" or JSON.")
+@click.option(
+    "--filter", "expression", metavar="EXPR", help="Metadata filter: \"kind = 'class' AND year >= 1990\" or JSON."
+)
 @click.option("--exact", is_flag=True, help="Look at every vector, whatever the index.")
 @click.option("-m", "--model", help="Another place of the model that made the index.")
-@click.option("--format", "format_", type=click.Choice(["table", "json", "jsonl", "trec"]), default="table", show_default=True)
+@click.option(
+    "--format", "format_", type=click.Choice(["table", "json", "jsonl", "trec"]), default="table", show_default=True
+)
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors.")
 def query(
     index_path: str, text: str | None, queries: str | None, k: int, expression: str | None, exact: bool,
@@ -139,7 +169,11 @@ def query(
     from .output import WRITERS
 
     with Engine.open(index_path, model=model) as engine:
-        WRITERS[format_](_answers(engine, _queries(text, queries), k, expression, exact))
+        try:
+            WRITERS[format_](_answers(engine, _queries(text, queries), k, expression, exact))
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader of our output has gone, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @cli.command()
@@ -220,9 +254,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         _note("interrupted; a build goes on where it was when the same command is run again")
         code = 130
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except RetrievalError as error:
         _note("Error: " + " ".join(str(error).split()))
         code = 1

@@ -127,14 +127,10 @@ def _corpus_of_folder(folder: Path, format: str | None) -> Path:
 
 def _format_of(file: Path) -> str:
     suffix = _inner_suffix(file)
-    if suffix not in SUFFIXES:
-        raise CorpusError(
-            str(file),
-            0,
-            f"suffix {suffix!r} says no format; expected one of {' '.join(SUFFIXES)}, also with .gz or .zst behind it; "
-            f"rename the file or give the format ({', '.join(READERS)})",
-        )
-    return SUFFIXES[suffix]
+    if suffix in SUFFIXES:
+        return SUFFIXES[suffix]
+    expected = f"{' '.join(SUFFIXES)}, also with .gz or .zst behind it, or a format ({', '.join(READERS)})"
+    raise CorpusError(str(file), 0, f"suffix {suffix!r} says no format; expected {expected}")
 
 
 def _inner_suffix(file: Path) -> str:
@@ -251,9 +247,8 @@ def _jsonl(lines: Lines, source: str, fields: Fields) -> Iterator[Row]:
     if _inner_suffix(Path(source)) == ".json":
         first, lines = _first_of(lines)
         if first == "[":
-            raise CorpusError(
-                source, 0, "is a JSON array; expected JSON Lines, one object a line; convert it with: jq -c '.[]'"
-            )
+            reason = "is a JSON array; expected JSON Lines, one object a line; convert it with: jq -c '.[]'"
+            raise CorpusError(source, 0, reason)
     yield from _one_a_line(lines, _json_object)
 
 
@@ -294,7 +289,7 @@ def _json_object(text: str) -> Mapping[str, Any]:
     except ValueError as error:  # a constant of ours, or an int of more than 4300 digits
         raise InputError(f"not JSON that can be read: {error}") from None
     if not isinstance(value, dict):
-        raise InputError(f"a JSON {type(value).__name__}; expected one JSON object a line, such as {{\"text\": ...}}")
+        raise InputError(f'a JSON {type(value).__name__}; expected one JSON object a line, such as {{"text": ...}}')
     return value
 
 
@@ -352,7 +347,7 @@ def _csv_rows(
             return
         except csv.Error as error:
             reason = "carriage return outside quotes" if "new-line" in str(error) else str(error)
-            faults.append((read[0][0], f"{reason}; expected fields that are quoted as in RFC 4180"))
+            faults.append((read[0][0], f"{reason}; expected fields quoted as in RFC 4180 (tsv: unquoted)"))
         if not row and not faults:  # a blank line
             continue
         width = width or len(row)
@@ -380,11 +375,13 @@ def _parquet(stream: IO[bytes], source: str, fields: Fields) -> Iterator[Row]:
                 stream = copy
             if stream.seek(0, io.SEEK_END) == 0:
                 return
-            table = parquet.ParquetFile(stream)
+            table = parquet.ParquetFile(stream, pre_buffer=False)  # True keeps all that was read to the end
             names = table.schema_arrow.names
             check_columns(names, fields)
-            wanted = {"_id", "id", "title", "text", "metadata", fields.doc_id, *fields.text, *(fields.metadata or ())}
-            columns = None if fields.metadata is None else [name for name in names if name in wanted]
+            columns = None
+            if fields.metadata is not None:
+                wanted = {*((fields.doc_id,) if fields.doc_id else ("_id", "id")), *(fields.text or ("title", "text"))}
+                columns = [name for name in names if name in {*wanted, "metadata", *fields.metadata}]
             for batch in table.iter_batches(batch_size=1024, columns=columns):
                 for index in range(batch.num_rows):
                     number += 1
@@ -422,11 +419,6 @@ READERS: Final[Mapping[str, Reader]] = {
     "beir": _by_line(_jsonl),
 }
 SUFFIXES: Final[Mapping[str, str]] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".txt": "text",
-    ".parquet": "parquet",
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
+    **{".csv": "csv", ".tsv": "tsv", ".txt": "text", ".parquet": "parquet"},
 }

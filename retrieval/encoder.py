@@ -78,10 +78,10 @@ class SentenceTransformerEncoder:
             except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
                 raise ModelError(f"model {files.name!r} ({files.source}) cannot be loaded: {error}") from error
         self.name, self.source = files.name, files.source
-        self.prompts = _prompts(self._model.prompts, prompts)
+        self.prompts: Mapping[str, str] = _prompts(self._model.prompts, prompts)
         self.dim = int(self._model.get_embedding_dimension() or 0)
         self.max_tokens = self._model.max_seq_length
-        self.fingerprint = fingerprint(files.folder) | {"prompts": repr(sorted(self.prompts.items()))}
+        self.fingerprint: Mapping[str, Any] = fingerprint(files.folder) | {"prompts": repr(sorted(self.prompts.items()))}
 
     def encode(self, texts: Sequence[str], role: Role = "document") -> Encoded:
         """Raw vectors; identical texts are encoded once, batches are packed by token length.
@@ -139,7 +139,12 @@ class HashEncoder:
     def __init__(self, dim: int = 64, max_tokens: int | None = None) -> None:
         if dim < 1:
             raise InputError(f"hash:{dim}; expected hash:DIM with DIM of 1 or more, such as hash:64")
-        self.name, self.source, self.dim, self.max_tokens = f"hash:{dim}", "a hash of the words, no model", dim, max_tokens
+        self.name, self.source, self.dim, self.max_tokens = (
+            f"hash:{dim}",
+            "a hash of the words, no model",
+            dim,
+            max_tokens,
+        )
         self.prompts: Mapping[str, str] = {}
         self.fingerprint: Mapping[str, Any] = {"hash": f"words, {dim}, version 1"}
 
@@ -203,7 +208,9 @@ def _prompts(recorded: Mapping[str, str | None], given: Mapping[str, str] | None
     if unknown:
         raise InputError(f"prompts has {sorted(unknown)}; expected 'query' and 'document'")
     names = {"query": ("query",), "document": ("document", "passage", "corpus")}
-    own = {role: next((recorded[name] or "" for name in tried if recorded.get(name)), "") for role, tried in names.items()}
+    own = {
+        role: next((recorded[name] or "" for name in tried if recorded.get(name)), "") for role, tried in names.items()
+    }
     return own | dict(given)
 
 

@@ -168,7 +168,11 @@ class Engine:
                     advance(staging.encoded - done)
                     done = staging.encoded
             if cut := int(staging.truncated().sum()):
-                logger.info("%s documents are longer than %s tokens; what is beyond was not read", f"{cut:,}", encoder.max_tokens)
+                logger.info(
+                    "%s documents are longer than %s tokens; what is beyond was not read",
+                    f"{cut:,}",
+                    encoder.max_tokens,
+                )
 
             vectors = staging.raw()  # (n, d)
             if whitening is not None and not hasattr(whitening, "components_"):
@@ -209,7 +213,7 @@ class Engine:
         return cls(Bundle(Path(path)), model)
 
     @overload
-    def search(
+    def search(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
         self, query_or_queries: str, k: int = 10, *, filter: str | Mapping[str, Any] | None = None, exact: bool = False
     ) -> list[Hit]: ...
     @overload
@@ -327,7 +331,9 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -404,5 +410,7 @@ def _whitening_record(whitening: Whitening) -> dict[str, Any]:
 
 
 def _made_by() -> dict[str, str]:
-    versions = {name: importlib.metadata.version(name) for name in ("sentence-retrieval", "numpy", "sentence-transformers")}
+    versions = {
+        name: importlib.metadata.version(name) for name in ("sentence-retrieval", "numpy", "sentence-transformers")
+    }
     return versions | {"time": datetime.now(timezone.utc).isoformat(timespec="seconds")}

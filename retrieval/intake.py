@@ -88,8 +88,12 @@ def stage_corpus(
 
 
 def _records(corpus: Corpus, format: Format | None, fields: Fields, on_reject: OnReject | None) -> Iterator[Record]:
-    paths = [corpus] if isinstance(corpus, str | PathLike) else corpus
-    if isinstance(paths, list | tuple) and paths and (paths[0] is corpus or all(isinstance(p, PathLike) for p in paths)):
+    paths: Iterable[Any] = [corpus] if isinstance(corpus, str | PathLike) else corpus
+    if (
+        isinstance(paths, list | tuple)
+        and paths
+        and (paths[0] is corpus or all(isinstance(p, PathLike) for p in paths))
+    ):
         for path in paths:
             yield from read_corpus(path, format=format, fields=fields, on_reject=on_reject)
     else:

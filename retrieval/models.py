@@ -126,7 +126,9 @@ def _in_hub(name: str, short: str) -> ModelFiles:
     try:
         folder = Path(snapshot_download(repository, allow_patterns=wanted, ignore_patterns=["onnx/*", "openvino/*"]))
     except HFValidationError:
-        raise ModelError(f"model {name!r} was not found: {tried}, and it is not a hub name (organisation/model)") from None
+        raise ModelError(
+            f"model {name!r} was not found: {tried}, and it is not a hub name (organisation/model)"
+        ) from None
     except Exception as error:  # the hub's client raises errors of many libraries: all mean that it is not to be had
         raise ModelError(
             f"model {name!r} was not found: {tried}, and the hub did not give {repository!r} "
@@ -135,7 +137,15 @@ def _in_hub(name: str, short: str) -> ModelFiles:
     return ModelFiles(name=repository, folder=folder, source=f"the hub ({repository})")
 
 
-_VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "use_cache", "__version__"}
+_VOLATILE = {
+    "_name_or_path",
+    "transformers_version",
+    "torch_dtype",
+    "dtype",
+    "architectures",
+    "use_cache",
+    "__version__",
+}
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
@@ -208,5 +218,3 @@ def _settings(place: Path) -> str:
 
 def _digest(parts: Any) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-

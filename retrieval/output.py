@@ -33,7 +33,9 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as one JSON object."""
-        hits = [{("id" if name == "doc_id" else name): value for name, value in asdict(hit).items()} for hit in self.hits]
+        hits = [
+            {("id" if name == "doc_id" else name): value for name, value in asdict(hit).items()} for hit in self.hits
+        ]
         return {"query_id": self.query_id, "query": self.query, "hits": hits, "stats": self.stats}
 
 
@@ -45,10 +47,14 @@ def write_table(answers: Iterable[Answer]) -> None:
 
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100, highlight=False)
     for answer in answers:
-        table = Table(title=Text(answer.query), title_justify="left", title_style="bold", box=None, pad_edge=False)
-        table.add_column("rank", justify="right")
-        table.add_column("score", justify="right")
-        table.add_column("id", overflow="fold", max_width=40)
+        table = Table(
+            title=Text(answer.query), title_justify="left", title_style="bold", box=None, pad_edge=False, expand=True
+        )
+        table.add_column("rank", justify="right", min_width=4)
+        table.add_column("score", justify="right", min_width=6)
+        table.add_column(
+            "id", overflow="fold", min_width=min(40, max((len(hit.doc_id) for hit in answer.hits), default=2))
+        )
         table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
         for hit in answer.hits:
             table.add_row(str(hit.rank), f"{hit.score:.3f}", Text(hit.doc_id), Text(" ".join(hit.text.split())))

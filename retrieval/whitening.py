@@ -20,6 +20,7 @@ sample variances", 1979 (the merge of scatters, eq. 2.1).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -60,7 +61,8 @@ def unit_rows(vectors: ArrayLike) -> Float32:
     norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
     if not norms.all():
         raise VectorError(f"vector {int(np.argmin(norms))} is zero and has no direction; expected non-zero vectors")
-    return (rows / norms[:, None]).astype(np.float32)
+    unit: Float32 = (rows / norms[:, None]).astype(np.float32)
+    return unit
 
 
 def check_vectors(vectors: ArrayLike, dim: int | None = None) -> NDArray[Any]:
@@ -130,7 +132,7 @@ class Moments:
         VectorError
             If there is no vector, or one cannot be used (see `check_vectors`).
         """
-        batches: Iterable[ArrayLike] = [vectors] if _is_matrix(vectors) else cast("Iterable[ArrayLike]", vectors)
+        batches = cast("Iterable[ArrayLike]", [vectors] if _is_matrix(vectors) else vectors)
         total: Moments | None = None
         for batch in batches:
             rows = check_vectors(batch, None if total is None else len(total.mean)).astype(np.float64)
@@ -264,7 +266,7 @@ class Whitening:
         rank = int((eigenvalues > eigenvalues[0] * d * np.finfo(np.float64).eps).sum())
         if self.gamma > 0 and self.epsilon == 0 and k > rank:
             raise InputError(
-                f"dim={k} with gamma={self.gamma:g}, but the {moments.count} fitted vectors span only {rank} directions; "
+                f"dim={k} with gamma={self.gamma:g}, but the {moments.count} fitted vectors span {rank} directions; "
                 f"expected dim <= {rank}, gamma=0, epsilon > 0 or more vectors"
             )
         self.mean_, self.eigenvalues_, self.n_fitted_ = moments.mean, eigenvalues, moments.count
@@ -329,7 +331,8 @@ class Whitening:
 
         self._check_fitted()
         parameters = {"dim": self.components_.shape[1], "beta": self.beta, "gamma": self.gamma, "epsilon": self.epsilon}
-        header = {name: repr(value) for name, value in parameters.items()} | {"n_fitted": str(self.n_fitted_)}
+        # subtle: one entry only, because safetensors writes its metadata in random order
+        header = {"whitening": json.dumps(parameters | {"n_fitted": self.n_fitted_})}
         tensors = {"mean": self.mean_, "eigenvalues": self.eigenvalues_, "components": self.components_}
         return save(tensors, metadata=header)
 
@@ -350,9 +353,10 @@ class Whitening:
             raise FileNotFoundError(f"{fspath(path)}: no such file; expected a whitening saved by Whitening.save")
         try:
             with safe_open(fspath(path), framework="numpy") as file:
-                header = file.metadata()
-                loaded = cls(*(kind(header[name]) for name, kind in _PARAMETERS))
-                loaded.n_fitted_ = int(header["n_fitted"])
+                header = json.loads((file.metadata() or {})["whitening"])
+                n_fitted = int(header.pop("n_fitted"))
+                loaded = cls(**header)
+                loaded.n_fitted_ = n_fitted
                 loaded.mean_, loaded.eigenvalues_, loaded.components_ = (
                     file.get_tensor(name) for name in ("mean", "eigenvalues", "components")
                 )
@@ -363,9 +367,6 @@ class Whitening:
             raise IndexCorruptError(f"{fspath(path)} is not a whitening saved by Whitening.save: {error}") from error
         loaded._prepare()
         return loaded
-
-
-_PARAMETERS: tuple[tuple[str, Any], ...] = (("dim", int), ("beta", float), ("gamma", float), ("epsilon", float))
 
 
 def _is_matrix(vectors: object) -> bool:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import threading
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import retrieval.corpora
@@ -193,7 +194,10 @@ def test_a_header_alone_yields_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compression", COMPRESSORS)
 @pytest.mark.parametrize("format", [None, "beir"])
 def test_a_folder_is_beir(tmp_path: Path, format: Any, compression: str) -> None:
-    rows = [{"_id": "d1", "title": "Bond", "text": "A spy.", "metadata": {"url": "u"}}, {"_id": "d2", "text": "x"}]
+    rows: list[dict[str, Any]] = [
+        {"_id": "d1", "title": "Bond", "text": "A spy.", "metadata": {"url": "u"}},
+        {"_id": "d2", "text": "x"},
+    ]
     path = write(tmp_path, "corpus.jsonl" + compression, COMPRESSORS[compression](as_jsonl(rows)))
     write(tmp_path, "queries.jsonl", b"not read")
     first, second = read(tmp_path, format=format)
@@ -250,8 +254,6 @@ def test_a_missing_package_comes_with_its_pip_line(
 
 
 def test_optional_packages_are_imported_late() -> None:
-    import subprocess
-
     code = "import sys, retrieval.corpora; print({'pyarrow', 'zstandard'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=True
@@ -331,6 +333,7 @@ def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(retrieval.corpora, "LONGEST", 100)
     assert len(read(write(tmp_path, "x.txt", "y" * 99 + "\n" + "y" * 100))) == 2
     always_fails(write(tmp_path, "x.txt", "ok\n" + "y" * 101), 2, "longer than 100 bytes")
+    assert len(read(write(tmp_path, "x.csv", "text\n" + ("y" * 30 + "\n") * 9))) == 9  # it is a limit of each record
     always_fails(write(tmp_path, "x.csv", 'text\nok\n"' + "y\n" * 60), 3, "longer than 100 bytes; is a quote left open")
 
 
@@ -340,7 +343,7 @@ def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("bad", [0, 2, 4], ids=["first", "middle", "last"])
 @pytest.mark.parametrize("end", ["\n", ""])
 def test_malformed_json_names_its_line(tmp_path: Path, bad: int, end: str) -> None:
-    body = ['{"text": "word%d"}' % number for number in range(5)]
+    body = [f'{{"text": "word{number}"}}' for number in range(5)]
     body[bad] = '{"text": "cut'
     path = write(tmp_path, "x.jsonl", "\n".join(body) + end)
     fails(path, bad + 1, "not JSON at character 9 of the line.*Unterminated string.*one JSON object a line")
@@ -403,12 +406,12 @@ def test_nesting_between_what_loads_and_what_prints_is_a_reason(tmp_path: Path) 
 
 
 def test_json_values_keep_their_kind(tmp_path: Path) -> None:
-    line = '{"id": 12345678901234567890, "text": "\\ud83d\\udca9", "a": 1.5, "b": null, "c": {"d": [true]}, "c2": "007"}'
+    line = '{"id": 12345678901234567890, "text": "\\ud83d\\udca9", "a": 1.5, "b": null, "c": {"d": [true]}, "e": "007"}'
     (record,) = read(write(tmp_path, "x.jsonl", line))
     assert record.document == Document(
         doc_id="12345678901234567890",
         text="\N{PILE OF POO}",
-        metadata={"a": 1.5, "b": None, "c": {"d": [True]}, "c2": "007"},
+        metadata={"a": 1.5, "b": None, "c": {"d": [True]}, "e": "007"},
     )
 
 
@@ -434,7 +437,8 @@ def test_ids(tmp_path: Path, line: str, doc_id: str | None, metadata: dict[str, 
 @pytest.mark.parametrize("compression", ["", ".gz"])
 def test_a_json_array_is_told_how_to_become_lines(tmp_path: Path, start: str, compression: str) -> None:
     data = (start + '\n{"text": "a"}\n]').encode()
-    always_fails(write(tmp_path, "x.json" + compression, COMPRESSORS[compression](data)), 0, r"JSON Lines.*jq -c '\.\[\]'")
+    path = write(tmp_path, "x.json" + compression, COMPRESSORS[compression](data))
+    always_fails(path, 0, r"JSON Lines.*jq -c '\.\[\]'")
     assert read_skipping(write(tmp_path, "x.jsonl", data))[0] != []  # there it is a bad line like any other
 
 
@@ -456,7 +460,7 @@ def test_json_suffix_keeps_line_numbers(tmp_path: Path) -> None:
         ({"x": "1", "y": "2", "text": "t"}, Fields(text=("y", "x")), Document(text="2 1", metadata={"text": "t"})),
         ({"x": "1", "y": " ", "z": None}, Fields(text=("z", "y", "x")), Document(text="1")),
         ({"text": "b", "title": "a"}, Fields(text=("text",)), Document(text="b", metadata={"title": "a"})),
-        ({"text": "a", "docno": 7, "id": 8}, Fields(doc_id="docno"), Document(doc_id="7", text="a", metadata={"id": 8})),
+        ({"text": "a", "no": 7, "id": 8}, Fields(doc_id="no"), Document(doc_id="7", text="a", metadata={"id": 8})),
         ({"text": "a", "docno": None}, Fields(doc_id="docno"), Document(text="a")),
         ({"text": "a", "id": "i"}, Fields(doc_id="docno"), Document(text="a", metadata={"id": "i"})),
         ({"text": "a", "x": 1, "y": 2}, Fields(metadata=("y", "none")), Document(text="a", metadata={"y": 2})),
@@ -553,9 +557,7 @@ def test_csv_an_open_quote_tells_how_much_it_took(tmp_path: Path) -> None:
 def test_csv_values_stay_strings(tmp_path: Path) -> None:
     path = write(tmp_path, "x.csv", "id,text,n,b,metadata\n007,0042,1e3,true,{}\n")
     (record,) = read(path)
-    assert record.document == Document(
-        doc_id="007", text="0042", metadata={"n": "1e3", "b": "true", "metadata": "{}"}
-    )
+    assert record.document == Document(doc_id="007", text="0042", metadata={"n": "1e3", "b": "true", "metadata": "{}"})
 
 
 @pytest.mark.parametrize("format", ["csv", "tsv"])
@@ -606,6 +608,8 @@ def test_parquet_types(tmp_path: Path) -> None:
         doc_id="7", text="a", metadata={"year": 1953, "n": 1.5, "tags": ["x"], "none": None}
     )
     assert (second.document.doc_id, second.line) == (None, 2)
+    (first, _) = read(tmp_path / "x.parquet", fields=Fields(metadata=("year", "n")))  # "year" is no column
+    assert first.document == Document(doc_id="7", text="a", metadata={"year": 1953, "n": 1.5})
 
 
 def test_parquet_bad_rows_and_columns(tmp_path: Path) -> None:
@@ -613,7 +617,8 @@ def test_parquet_bad_rows_and_columns(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     cut = arrow.array([b"good", b"caf\xe9", b"good"]).view("string")
     path = tmp_path / "x.parquet"
-    parquet.write_table(arrow.table({"text": cut}), path)
+    parquet.write_table(arrow.table({"text": cut, "word": ["a", "b", "c"], "cut": cut}), path)
+    assert len(read(path, fields=Fields(text=("word",), metadata=()))) == 3  # what is not asked for is not read
     records, (reject,) = read_skipping(path)
     assert (lines(records), reject.line) == ([1, 3], 2)
     fails(path, 2, "value that Python cannot hold: .*utf-8")
@@ -634,6 +639,15 @@ def test_parquet_bad_files(tmp_path: Path) -> None:
     always_fails(write(tmp_path, "d.parquet.gz", gzip.compress(data)[:-9]), 0, "corrupt or cut off")
 
 
+def test_parquet_from_a_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=(as_parquet(ROWS),))
+    writer.start()
+    assert texts(read(path)) == [row["text"] for row in ROWS]
+    writer.join()
+
+
 def test_parquet_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe(monkeypatch, as_parquet(ROWS))
     assert texts(read("-", format="parquet")) == [row["text"] for row in ROWS]
@@ -642,10 +656,10 @@ def test_parquet_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- compressed data that is not whole
 
 
-def noise(count: int) -> list[dict[str, str]]:
+def noise(count: int, length: int = 30) -> list[dict[str, str]]:
     """Rows that do not compress well, so that a cut falls among them."""
     chance = random.Random(7)
-    return [{"text": "%030x" % chance.getrandbits(120)} for _ in range(count)]
+    return [{"text": chance.randbytes(length // 2).hex()} for _ in range(count)]
 
 
 @pytest.mark.parametrize("compression", [".gz", ".zst"])
@@ -655,16 +669,12 @@ def test_cut_off_compressed_files_are_named(tmp_path: Path, compression: str, ke
     rows = noise(20_000)
     data = COMPRESSORS[compression](WRITERS[format](rows))
     path = write(tmp_path, "x" + SUFFIX[format] + compression, data[: int(len(data) * keep)])
-    records: list[Record] = []
-    with pytest.raises(CorpusError, match="compressed data is corrupt or cut off") as caught:
-        records.extend(iter(read_corpus(path, on_reject=lambda reject: None)))
-    got = []
-    with pytest.raises(CorpusError):
-        for record in read_corpus(path):  # noqa: PERF402  (extend would keep none)
-            got.append(record)
-    assert caught.value.line == (got[-1].line if got else 0)  # the line reached
+    got, rejects, error = outcome(path, None)
+    assert error is not None
+    assert (rejects, error.line) == ([], got[-1].line if got else 0)  # the line reached
+    assert "compressed data is corrupt or cut off" in error.reason
     assert texts(got) == [row["text"] for row in rows[: len(got)]]
-    assert len(got) > len(rows) * (keep - 0.35)
+    assert len(rows) * (keep - 0.35) < len(got) <= len(rows)
     assert len(got) < len(rows) or keep > 0.99
 
 
@@ -685,12 +695,12 @@ def test_members_that_follow_each_other_are_all_read(tmp_path: Path, compression
 
 
 def test_a_zstd_bomb_is_read_in_pieces(tmp_path: Path) -> None:
-    path = write(tmp_path, "x.txt.zst", zstd(b"\n" * 100_000_000 + b"end"))
-    assert path.stat().st_size < 20_000
+    path = write(tmp_path, "x.txt.zst", zstd((b" " * 999_999 + b"\n") * 200 + b"end"))
+    assert path.stat().st_size < 100_000
     tracemalloc.start()
     try:
-        assert [(record.line, record.document.text) for record in read_corpus(path)] == [(100_000_001, "end")]
-        assert tracemalloc.get_traced_memory()[1] < 70_000_000
+        assert [(record.line, record.document.text) for record in read_corpus(path)] == [(201, "end")]
+        assert tracemalloc.get_traced_memory()[1] < 80_000_000  # of 200 MB
     finally:
         tracemalloc.stop()
 
@@ -766,8 +776,8 @@ def test_a_record_comes_as_soon_as_its_line_is_there(tmp_path: Path, format: str
 
 
 def test_a_gzip_is_not_read_ahead(tmp_path: Path) -> None:
-    data = gzip.compress(as_jsonl(noise(200_000)))
-    path = write(tmp_path, "x.jsonl.gz", data[:1_000_000] + b"\xff" * 100)
+    data = gzip.compress(as_jsonl(noise(20_000)))
+    path = write(tmp_path, "x.jsonl.gz", data[:300_000] + b"\xff" * 100)
     records = read_corpus(path)
     assert next(records).line == 1  # the damage lies far behind
     with pytest.raises(CorpusError, match="compressed data is corrupt"):
@@ -777,20 +787,20 @@ def test_a_gzip_is_not_read_ahead(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compression", COMPRESSORS)
 @pytest.mark.parametrize("format", FORMATS)
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, format: str, compression: str) -> None:
-    rows = [row | {"id": str(number)} for number, row in enumerate(noise(60_000))]
-    data = as_parquet(rows, row_group_size=1000) if format == "parquet" else WRITERS[format](rows)
-    path = write(tmp_path, "x" + SUFFIX[format] + compression, COMPRESSORS[compression](data))
-    del rows, data
-    for _ in read_corpus(path):  # imports and caches
-        break
-    tracemalloc.start()
-    try:
-        count = sum(1 for _ in read_corpus(path))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert count == 60_000
-    assert peak < 1_500_000  # all records together take about 30 MB
+    peaks = []
+    for count in (1_500, 4_500):
+        rows = noise(count, length=500)
+        data = as_parquet(rows, row_group_size=300) if format == "parquet" else WRITERS[format](rows)
+        path = write(tmp_path, "x" + SUFFIX[format] + compression, COMPRESSORS[compression](data))
+        del rows, data
+        next(read_corpus(path))  # imports and caches
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in read_corpus(path)) == count
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 200_000  # 3000 lines are 1.5 MB, their records 3 MB; a zstd block is 128 kB
 
 
 def test_the_file_is_closed_when_the_reader_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -839,6 +849,14 @@ def test_read_records_takes_all_kinds() -> None:
     ]
 
 
+def deep(depth: int = 100_000) -> list[Any]:
+    """Lists in lists, too many for repr."""
+    inside: list[Any] = []
+    for _ in range(depth):
+        inside = [inside]
+    return inside
+
+
 class Shy:
     def __repr__(self) -> str:
         raise RuntimeError("no")
@@ -857,8 +875,10 @@ class Shy:
         (("id", 5), r"text is 5 \(int\)", "('id', 5)"),
         ((1.5, "x"), r"field 'id' is 1\.5", "(1.5, 'x')"),
         ((10**5000, "x"), "too long for an id", "<tuple>"),
-        ({"text": "x", "y": {1, 1}}, r"not JSON serializable; leave the field out", "{'text': 'x', 'y': {1}}"),
+        ({"text": "x", "y": {1}}, r"not JSON serializable; leave the field out", "{'text': 'x', 'y': {1}}"),
         ({"text": "x" * 3000, "id": 0.5}, "field 'id'", "{'text': '" + "x" * 1990),
+        (("id", deep()), "nested too deeply", "<tuple>"),
+        (deep(), r"record is <list> \(list\)", "<list>"),
         (Shy(), r"record is <Shy> \(Shy\)", "<Shy>"),
     ],
 )
@@ -919,8 +939,10 @@ def test_law_json_lines_read_back_as_python_objects(rows: list[dict[str, Any]], 
     st.sampled_from(["\n", "\r\n"]),
     st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
 )
-@example([{"id": '"\n\N{PILE OF POO},\r\n\'', "text": 'a\n"', "note": "\r"}] * 2, "", "\n", csv.QUOTE_MINIMAL)
+@example([{"id": "\"\n\N{PILE OF POO},\r\n'", "text": 'a\n"', "note": "\r"}] * 2, "", "\n", csv.QUOTE_ALL)
 def test_law_csv_reads_back(rows: list[dict[str, str]], compression: str, end: str, quoting: int) -> None:
+    # Python's writer leaves a carriage return unquoted that is not its line end
+    assume(quoting == csv.QUOTE_ALL or not any("\r" in value for row in rows for value in row.values()))
     data = as_csv(rows, lineterminator=end, quoting=quoting)
     with tempfile.TemporaryDirectory() as folder:
         records = read(write(Path(folder), "x.csv" + compression, COMPRESSORS[compression](data)))
@@ -952,7 +974,7 @@ def outcome(path: Path, format: Any) -> tuple[list[Record], list[Reject], Corpus
     rejects: list[Reject] = []
     try:
         for record in read_corpus(path, format=format, on_reject=rejects.append):
-            records.append(record)  # noqa: PERF402
+            records.append(record)
     except CorpusError as error:
         return records, rejects, error
     return records, rejects, None
@@ -1006,9 +1028,11 @@ def test_fuzz_damaged_binary_files_raise_nothing_else(format: str, compression: 
 
 
 def test_vocabulary_is_frozen() -> None:
-    for value in (Fields(), Reject(source="s", line=1, reason="r", raw="x"), next(read_records(["x"]))):
+    reject = Reject(source="s", line=1, reason="r", raw="x")
+    values = {"doc_id": Fields(), "raw": reject, "line": next(read_records(["x"]))}
+    for name, value in values.items():
         with pytest.raises(AttributeError):
-            value.line = 2  # type: ignore[misc,union-attr]
+            setattr(value, name, None)
         assert not hasattr(value, "__dict__")
     assert issubclass(CorpusError, RetrievalError)
     assert issubclass(CorpusError, ValueError)

@@ -1,0 +1,34 @@
+# make demo | test | lint | bench     each does its own set-up in a virtual environment
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint bench clean
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,offline,parquet,plot,test,zstd]'
+	touch $@
+
+demo: $(STAMP)
+	@rm -rf demo && mkdir demo
+	$(BIN)/python examples/stdlib_docstrings.py -o demo/stdlib.jsonl
+	$(BIN)/retrieval build demo/stdlib.jsonl -o demo/index
+	@$(BIN)/retrieval query demo/index -i examples/questions.txt -k 5 --quiet
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/scifact.py
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info

@@ -1,0 +1,176 @@
+"""How well an index finds what people judged relevant, measured by ir_measures.
+
+    BEIR folder -> RetrievalSet (queries, judgements) -> engine.search -> run -> ir_measures -> RetrievalReport
+
+Leaves out the measures themselves: names such as nDCG@10, R@100, RR@10, AP are ir_measures' own.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from indexes.errors import CorpusError, InputError
+from retrieval.corpora import read_corpus
+
+if TYPE_CHECKING:
+    from retrieval import Engine
+
+MEASURES = ("nDCG@10", "R@100")
+QUERIES_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrievalSet:
+    """Queries and what is relevant to them.
+
+    Parameters
+    ----------
+    name : str
+    queries : mapping of query id to text
+        Only queries that have a judgement.
+    qrels : mapping of query id to mapping of document id to grade
+        Grade 0 is judged and not relevant.
+    """
+
+    name: str
+    queries: Mapping[str, str]
+    qrels: Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrievalReport:
+    """Measures of one index on one set.
+
+    Parameters
+    ----------
+    name : str
+    measures : mapping of measure to its mean over all judged queries
+        A query without hits counts as 0.
+    per_query : mapping of measure to mapping of query id to value
+    run : mapping of query id to mapping of document id to score
+    """
+
+    name: str
+    measures: Mapping[str, float]
+    per_query: Mapping[str, Mapping[str, float]] = field(repr=False)
+    run: Mapping[str, Mapping[str, float]] = field(repr=False)
+
+    def __getitem__(self, measure: str) -> float:
+        """The mean of a measure."""
+        return self.measures[measure]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name, number of queries and the means."""
+        queries = max((len(values) for values in self.per_query.values()), default=0)
+        return {"name": self.name, "queries": queries, "measures": dict(self.measures)}
+
+
+def load_retrieval(folder: str | PathLike[str], split: str = "test") -> RetrievalSet:
+    """The queries and judgements of a BEIR folder.
+
+    Parameters
+    ----------
+    folder : path
+        Holds queries.jsonl (or .gz, .zst) and qrels/SPLIT.tsv with the header query-id, corpus-id, score.
+    split : str, default="test"
+
+    Raises
+    ------
+    CorpusError
+        If a file is missing or a line cannot be read.
+    """
+    place = Path(folder)
+    found = [
+        place / name for name in ("queries.jsonl", "queries.jsonl.gz", "queries.jsonl.zst") if (place / name).exists()
+    ]
+    if not found:
+        raise CorpusError(str(place), 0, "no queries.jsonl in it; expected a BEIR folder (queries.jsonl, qrels/*.tsv)")
+    texts = {str(record.document.doc_id): record.document.text for record in read_corpus(found[0])}
+    qrels = _read_qrels(place / "qrels" / f"{split}.tsv")
+    missing = [query_id for query_id in qrels if query_id not in texts]
+    if missing:
+        raise CorpusError(str(place), 0, f"qrels judge query {missing[0]!r}, which is not in {found[0].name}")
+    return RetrievalSet(name=place.name, queries={query_id: texts[query_id] for query_id in qrels}, qrels=qrels)
+
+
+def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    qrels: dict[str, dict[str, int]] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for line, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
+                if line == 1 and row[:1] == ["query-id"]:
+                    continue
+                if len(row) != 3:
+                    raise CorpusError(
+                        str(path), line, f"{len(row)} fields; expected query-id, corpus-id, score and tabs"
+                    )
+                try:
+                    qrels.setdefault(row[0], {})[row[1]] = int(row[2])
+                except ValueError:
+                    raise CorpusError(str(path), line, f"score {row[2]!r}; expected a whole number") from None
+    except (OSError, UnicodeDecodeError) as error:
+        splits = ", ".join(sorted(file.stem for file in path.parent.glob("*.tsv"))) or "none"
+        raise CorpusError(str(path), 0, f"cannot be read ({error}); splits there are: {splits}") from error
+    return qrels
+
+
+def evaluate_retrieval(
+    engine: Engine,
+    dataset: str | PathLike[str] | RetrievalSet,
+    *,
+    measures: Sequence[str] = MEASURES,
+    depth: int = 100,
+    split: str = "test",
+) -> RetrievalReport:
+    """Search an index for every judged query and measure what comes back.
+
+    Parameters
+    ----------
+    engine : Engine
+        An index over the documents that were judged.
+    dataset : path or RetrievalSet
+        See `load_retrieval`.
+    measures : sequence of str, default=("nDCG@10", "R@100")
+        Measures in the notation of ir_measures.
+    depth : int, default=100
+        Hits asked for; measures with a larger cut-off would be too low and are refused.
+    split : str, default="test"
+
+    Raises
+    ------
+    InputError
+        If a measure is unknown or looks deeper than `depth`.
+    CorpusError
+        See `load_retrieval`.
+    """
+    import ir_measures
+
+    judged = dataset if isinstance(dataset, RetrievalSet) else load_retrieval(dataset, split)
+    wanted = []
+    for name in measures:
+        try:
+            measure = ir_measures.parse_measure(name)
+        except (NameError, ValueError, SyntaxError) as error:
+            raise InputError(
+                f"measure {name!r} is not known to ir_measures; expected one like nDCG@10 or R@100"
+            ) from error
+        if (cutoff := measure.params.get("cutoff", 0)) > depth:
+            raise InputError(f"measure {name} looks {cutoff} deep, but only {depth} hits are asked for; raise depth")
+        wanted.append(measure)
+    run: dict[str, dict[str, float]] = {}
+    ids = list(judged.queries)
+    for start in range(0, len(ids), QUERIES_AT_ONCE):
+        batch = ids[start : start + QUERIES_AT_ONCE]
+        for query_id, hits in zip(batch, engine.search([judged.queries[i] for i in batch], depth), strict=True):
+            # subtle: measures break ties of score by id their own way; the rank is what we answer with
+            run[query_id] = {hit.doc_id: -float(hit.rank) for hit in hits}
+    per_query: dict[str, dict[str, float]] = {str(measure): dict.fromkeys(ids, 0.0) for measure in wanted}
+    for value in ir_measures.iter_calc(wanted, judged.qrels, run):
+        per_query[str(value.measure)][value.query_id] = value.value
+    means = {name: sum(values.values()) / len(values) for name, values in per_query.items()}
+    return RetrievalReport(name=judged.name, measures=means, per_query=per_query, run=run)

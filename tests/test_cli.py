@@ -1,0 +1,228 @@
+"""The command line, run as a person runs it: exit codes, data on stdout, sentences on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RETRIEVAL = [sys.executable, "-c", "from retrieval.cli import main; main()"]
+CORPUS = [
+    {"id": "007", "text": "the red fox jumps over the fence", "kind": "animal", "year": 1953},
+    {"id": "b-2", "text": "a blue whale swims in the sea", "kind": "animal", "year": 1990, "tags": ["big", "sea"]},
+    {"id": "c 3", "text": "the sea is blue", "kind": "place", "year": 2001},
+]
+
+
+def run(*arguments: object, stdin: str | None = None, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(
+        [*RETRIEVAL, *map(str, arguments)], input=stdin, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "Traceback" not in result.stderr, result.stderr
+    if check is not None:
+        assert result.returncode == check, result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "animals.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in CORPUS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def index(corpus: Path) -> Path:
+    path = corpus.parent / "index"
+    run("build", corpus, "-o", path, "-m", "hash:64")
+    return path
+
+
+def test_help_names_every_command_and_loads_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['retrieval', '--help']\nfrom retrieval.cli import main\ntry: main()\nfinally: print(sorted({'torch','transformers','sentence_transformers','numpy','faiss','sqlite_utils'} & set(sys.modules)), file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stderr.strip() == "[]"
+    for command in ("build", "query", "info", "eval"):
+        assert re.search(rf"^  {command} ", result.stdout, re.MULTILINE)
+
+
+def test_query_loads_no_torch_with_a_model_that_needs_none(index: Path) -> None:
+    code = f"import sys; sys.argv = ['retrieval', 'query', {str(index)!r}, 'fox']\nfrom retrieval.cli import main\ntry: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stderr.strip() == "False"
+
+
+def test_table_shows_rank_score_id_and_text(index: Path) -> None:
+    lines = run("query", index, "red fox", "-k", 2).stdout.splitlines()
+    assert lines[0].strip() == "red fox"
+    assert lines[1].split() == ["rank", "score", "id", "text"]
+    assert re.fullmatch(r" +1 +0\.\d{3} +007 +the red fox jumps over the fence *", lines[2])
+    assert re.match(r" +2 +-?0\.\d{3} +", lines[3])
+
+
+def test_jsonl_is_the_documented_object(index: Path) -> None:
+    result = run("query", index, "red fox", "-k", 1, "--format", "jsonl")
+    (line,) = result.stdout.splitlines()
+    answer = json.loads(line)
+    (hit,) = answer["hits"]
+    assert (answer["query"], hit["id"], hit["rank"], hit["text"]) == ("red fox", "007", 1, CORPUS[0]["text"])
+    assert hit["metadata"] == {"kind": "animal", "year": 1953}
+    assert hit["scores"] == {"dense": hit["score"]}
+    assert answer["stats"]["cross_encoder_calls"] == 0
+    assert set(answer["stats"]["ms"]) == {"encode", "search"}
+    assert result.stderr == ""
+
+
+def test_json_is_one_array_of_the_same_objects(index: Path) -> None:
+    answers = json.loads(run("query", index, "-i", "-", "--format", "json", stdin="fox\nwhale\n").stdout)
+    assert [(answer["query_id"], answer["query"], answer["hits"][0]["id"]) for answer in answers] == [
+        ("1", "fox", "007"),
+        ("2", "whale", "b-2"),
+    ]
+
+
+def test_many_queries_equal_one_by_one(index: Path, tmp_path: Path) -> None:
+    queries = ["red fox", "blue sea", "whale", "fence"]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps({"_id": f"q{i}", "text": q}) + "\n" for i, q in enumerate(queries)))
+    lines = run("query", index, "-i", tmp_path / "q.jsonl", "--format", "jsonl").stdout.splitlines()
+    answers = [json.loads(line) for line in lines]
+    assert [answer["query_id"] for answer in answers] == ["q0", "q1", "q2", "q3"]
+    for query, answer in zip(queries, answers, strict=True):
+        alone = json.loads(run("query", index, query, "--format", "jsonl").stdout)
+        assert alone["hits"] == answer["hits"]
+
+
+def test_trec_run(index: Path) -> None:
+    lines = run("query", index, "red fox", "-k", 1, "--format", "trec").stdout.splitlines()
+    assert re.fullmatch(r"1 Q0 007 1 0\.\d{6} sentence-retrieval", lines[0])
+    refused = run("query", index, "the sea is blue", "--format", "trec", check=1)
+    assert "'c 3' holds white space" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("kind = 'animal'", {"007", "b-2"}),
+        ("kind = 'animal' AND year >= 1990", {"b-2"}),
+        ('{"kind": "place"}', {"c 3"}),
+        ("tags = 'sea'", {"b-2"}),
+        ("NOT kind = 'animal' OR year < 1960", {"007", "c 3"}),
+        ("year > 3000", set()),
+    ],
+)
+def test_filters(index: Path, expression: str, expected: set[str]) -> None:
+    answer = json.loads(run("query", index, "blue", "--filter", expression, "--format", "jsonl").stdout)
+    assert {hit["id"] for hit in answer["hits"]} == expected
+
+
+def test_a_misspelt_field_is_named(index: Path) -> None:
+    error = run("query", index, "blue", "--filter", "knd = 'animal'", check=1).stderr
+    assert error == "Error: no document has a field 'knd'; fields there are: kind, tags, year\n"
+
+
+def test_info_has_the_promised_fields(index: Path) -> None:
+    info = json.loads(run("info", index, "--format", "json").stdout)
+    assert {"documents", "dim", "model", "whitening", "index", "bytes", "format_version"} <= set(info)
+    assert (info["documents"], info["dim"], info["model"], info["index"]) == (3, 64, "hash:64", "Flat")
+    assert "documents" in run("info", index).stdout
+
+
+def test_whitening_options_reach_the_index(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("".join(f"word{i} word{i % 7} word{i % 3}\n" for i in range(200)))
+    run("build", tmp_path / "c.txt", "-o", tmp_path / "i", "-m", "hash:16", "--dim", 8, "--beta", 0.5, "--gamma", 0.25)
+    whitening = json.loads(run("info", tmp_path / "i", "--format", "json").stdout)["whitening"]
+    assert whitening == {"dim": 8, "beta": 0.5, "gamma": 0.25, "epsilon": 0.0, "n_fitted": 200}
+
+
+def test_a_bad_line_stops_the_build_and_leaves_nothing(tmp_path: Path) -> None:
+    corpus = tmp_path / "bad.jsonl"
+    corpus.write_text('{"id": "a", "text": "fine"}\n{"id": "b", "text": \n')
+    error = run("build", corpus, "-o", tmp_path / "i", "-m", "hash:8", check=1).stderr
+    assert error.startswith(f"Error: {corpus}:2: ")
+    assert not (tmp_path / "i").exists()
+
+
+def test_bad_lines_can_be_written_aside_and_are_counted(tmp_path: Path) -> None:
+    corpus, rejects = tmp_path / "bad.jsonl", tmp_path / "rejects.jsonl"
+    corpus.write_text('{"id": "a", "text": "fine"}\n{"id": "b", "text": \n{"id": "a", "text": "again"}\n{"id": "c", "text": "ok"}\n')
+    said = run("build", corpus, "-o", tmp_path / "i", "-m", "hash:8", "--on-error", "skip", "--rejects", rejects).stderr
+    assert "2 records were left out" in said
+    assert "2 documents" in said
+    found = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert [(reject["line"], "a" in reject["raw"]) for reject in found] == [(2, False), (3, True)]
+    assert f"{corpus}:1" in found[1]["reason"]
+
+
+def test_duplicate_ids_name_both_lines(tmp_path: Path) -> None:
+    corpus = tmp_path / "twice.jsonl"
+    corpus.write_text('{"id": "x", "text": "one"}\n{"id": "y", "text": "two"}\n{"id": "x", "text": "three"}\n')
+    error = run("build", corpus, "-o", tmp_path / "i", "-m", "hash:8", check=1).stderr
+    assert f"{corpus}:3" in error
+    assert f"{corpus}:1" in error
+    assert not (tmp_path / "i").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["build", "{missing}", "-o", "{out}", "-m", "hash:8"], 1, "missing.jsonl"),
+        (["build", "{corpus}", "-o", "{out}", "-m", "no-such-model-here"], 1, "no folder 'no-such-model-here'"),
+        (["build", "{corpus}", "-o", "{out}", "-m", "hash:8", "--index", "Flatt"], 1, "'Flatt' is not a FAISS factory string"),
+        (["build", "{corpus}", "-o", "{out}", "-m", "hash:8", "--dim", "9"], 1, "expected dim <= 8"),
+        (["build", "{corpus}", "-o", "{out}", "-m", "hash:8", "--dim", "0"], 1, "dim=0"),
+        (["build", "{corpus}", "-o", "{out}", "-m", "hash:8", "--dim", "4", "--no-whitening"], 2, "exclude each other"),
+        (["build", "{corpus}", "-o", "{out}", "-m", "hash:8", "--rejects", "{out}.r"], 1, "on_error='skip'"),
+        (["build", "{corpus}", "-o", "{index}", "-m", "hash:8"], 1, "is an index already"),
+        (["build", "-o", "{out}"], 2, "Missing argument"),
+        (["query", "{index}"], 2, "give either TEXT or -i FILE"),
+        (["query", "{index}", "fox", "-k", "0"], 1, "k=0"),
+        (["query", "{index}", " "], 1, "expected some words"),
+        (["query", "{out}", "fox"], 1, "make one with: retrieval build"),
+        (["query", "{index}", "fox", "-m", "hash:32"], 1, "differ from those of 'hash:32'"),
+        (["query", "{index}", "fox", "--filter", "kind =="], 1, "filter"),
+        (["nonsense"], 2, "No such command"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_sentence(
+    corpus: Path, index: Path, tmp_path: Path, arguments: list[str], code: int, said: str
+) -> None:
+    places = {"corpus": corpus, "index": index, "out": tmp_path / "out", "missing": tmp_path / "missing.jsonl"}
+    result = run(*(argument.format(**places) for argument in arguments), check=code)
+    assert said in result.stderr
+    assert result.stdout == ""
+    assert code == 2 or result.stderr.count("\n") == result.stderr[: result.stderr.index("Error: ")].count("\n") + 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reader_that_goes_away_is_no_error(index: Path, tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_text("fox\n" * 20000)
+    command = " ".join([*(f"'{part}'" for part in RETRIEVAL), "query", str(index), "-i", str(tmp_path / "q.txt"), "--format", "jsonl"])
+    result = subprocess.run(f"{{ {command}; echo $? >&2; }} | head -n 1", shell=True, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("{")
+    assert result.stderr.strip() == "0"
+
+
+def test_ctrl_c_exits_130_and_the_same_command_finishes(tmp_path: Path) -> None:
+    corpus = tmp_path / "c.txt"
+    corpus.write_text("".join(f"document {i} about {i * 7919 % 1009}\n" for i in range(60_000)))
+    build = ["build", str(corpus), "-o", str(tmp_path / "i"), "-m", "hash:256"]
+    process = subprocess.Popen([*RETRIEVAL, *build], stderr=subprocess.PIPE, text=True, preexec_fn=os.setsid)
+    progress = tmp_path / "i" / "staging" / "progress.json"
+    while not (progress.exists() and json.loads(progress.read_text())["encoded"] >= 2048):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "interrupted" in said
+    assert "was interrupted" in run("query", tmp_path / "i", "x", check=1).stderr
+    assert "going on with an interrupted build at document" in run(*build).stderr
+    assert json.loads(run("info", tmp_path / "i", "--format", "json").stdout)["documents"] == 60_000

@@ -1,0 +1,287 @@
+"""The whole way of the data through the Python face, with an encoder that is a function of the text."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexes.errors import (
+    CorpusError,
+    DuplicateIdError,
+    FingerprintError,
+    IndexCorruptError,
+    IndexExistsError,
+    InputError,
+    ModelError,
+)
+from retrieval import Document, Engine, Hit, Whitening
+from retrieval.encoder import Encoded, HashEncoder, Role
+from retrieval.engine import auto_whitening
+from retrieval.whitening import unit_rows
+
+WORDS = [f"w{i}" for i in range(300)]
+
+
+def texts(n: int, seed: int = 0) -> list[str]:
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=rng.randint(3, 12))) for _ in range(n)]
+
+
+class Counting(HashEncoder):
+    """A hash encoder that remembers what it was asked to encode."""
+
+    def __init__(self, dim: int = 32, max_tokens: int | None = None) -> None:
+        super().__init__(dim, max_tokens)
+        self.asked: list[tuple[str, Role]] = []
+
+    def encode(self, texts: Sequence[str], role: Role = "document") -> Encoded:
+        self.asked += [(text, role) for text in texts]
+        return super().encode(texts, role)
+
+
+def test_hits_say_what_was_found(tmp_path: Path) -> None:
+    corpus = [
+        Document(doc_id="a", text="red fox", metadata={"n": 1}),
+        Document(doc_id="b", text="blue whale", metadata={"n": 2}),
+    ]
+    with Engine.build(corpus, tmp_path / "i", model="hash:256") as engine:
+        (hit,) = engine.search("red fox", k=1)
+    assert hit == Hit(rank=1, doc_id="a", score=1.0, text="red fox", metadata={"n": 1}, scores={"dense": 1.0})
+
+
+@pytest.mark.parametrize("whitening", [None, Whitening(), Whitening(dim=12, beta=0.5, gamma=0.5)])
+def test_flat_equals_numpy(tmp_path: Path, whitening: Whitening | None) -> None:
+    corpus, queries = texts(500), texts(40, seed=1)
+    encoder = HashEncoder(32)
+    engine = Engine.build(corpus, tmp_path / "i", model=encoder, whitening=whitening, index="Flat")
+    raw = encoder.encode(corpus).vectors.astype(np.float16).astype(np.float64)
+    asked = encoder.encode(queries).vectors.astype(np.float64)
+    if whitening is not None:  # the formula again, by hand
+        mean = raw.mean(axis=0)
+        sigma = (raw - whitening.beta * mean).T @ (raw - whitening.beta * mean) / len(raw)
+        values, vectors = np.linalg.eigh(sigma)
+        kernel = (vectors * values ** (-whitening.gamma / 2))[:, ::-1][:, : whitening.dim]
+        raw, asked = (raw - whitening.beta * mean) @ kernel, (asked - whitening.beta * mean) @ kernel
+    cosines = (asked / np.linalg.norm(asked, axis=1, keepdims=True)) @ (raw / np.linalg.norm(raw, axis=1, keepdims=True)).T
+    for hits, row in zip(engine.search(queries, k=10), cosines, strict=True):
+        assert [hit.score for hit in hits] == pytest.approx(sorted(row, reverse=True)[:10], abs=2e-5)
+        for hit in hits:
+            assert hit.score == pytest.approx(row[corpus.index(hit.text)], abs=2e-5)
+
+
+def test_batch_equals_one_by_one(tmp_path: Path) -> None:
+    queries = texts(50, seed=2)
+    with Engine.build(texts(800), tmp_path / "i", model="hash:48") as engine:
+        together = engine.search(queries, k=7)
+        for query, hits in zip(queries, together, strict=True):
+            assert engine.search(query, k=7) == hits
+
+
+def test_closed_and_opened_again_it_answers_the_same(tmp_path: Path) -> None:
+    queries = texts(10, seed=3)
+    with Engine.build(texts(300), tmp_path / "i", model="hash:32", index="HNSW16") as engine:
+        before = engine.search(queries, k=5)
+    with Engine.open(tmp_path / "i") as engine:
+        assert engine.search(queries, k=5) == before
+        assert engine.search(engine.embed(queries, role="query"), k=5) == before
+
+
+def test_equal_scores_are_in_the_order_of_ids(tmp_path: Path) -> None:
+    corpus = [(f"id{i:02}", "the same text") for i in random.Random(0).sample(range(60), 60)]
+    with Engine.build(corpus, tmp_path / "i", model="hash:16") as engine:
+        assert [hit.doc_id for hit in engine.search("the same text", k=5)] == [f"id{i:02}" for i in range(5)]
+        assert [hit.doc_id for hit in engine.search("text", k=60)] == [f"id{i:02}" for i in range(60)]
+
+
+def test_more_hits_than_documents(tmp_path: Path) -> None:
+    with Engine.build(["one", "two"], tmp_path / "i", model="hash:8") as engine:
+        assert len(engine.search("one", k=100)) == 2
+        assert engine.search([], k=3) == []
+
+
+@pytest.mark.parametrize("index", ["Flat", "HNSW32", "HNSW32,SQ8", "IVF20,Flat"])
+def test_a_narrow_filter_is_exact(tmp_path: Path, index: str) -> None:
+    rng = random.Random(5)
+    corpus = [
+        Document(doc_id=str(i), text=text, metadata={"group": rng.randrange(1000)})
+        for i, text in enumerate(texts(6000, seed=4))
+    ]
+    allowed = [document for document in corpus if document.metadata["group"] < 2]  # about 0.2 %
+    with Engine.build(corpus, tmp_path / "i", model="hash:32", index=index) as engine:
+        vectors = engine.embed([document.text for document in allowed])
+        for query in texts(20, seed=6):
+            hits = engine.search(query, k=5, filter="group < 2")
+            best = np.sort(vectors @ engine.embed([query], role="query")[0])[::-1][:5]
+            assert len(hits) == min(5, len(allowed))
+            assert all(hit.metadata["group"] < 2 for hit in hits)
+            assert [hit.score for hit in hits] == pytest.approx(best, abs=0.02 if "SQ8" in index else 1e-3)  # float16 rows
+
+
+def test_equal_texts_are_encoded_once(tmp_path: Path) -> None:
+    encoder = Counting()
+    corpus = ["a a", "b b", "a a", "c c", "b b", "a a"] * 500
+    engine = Engine.build(corpus, tmp_path / "i", model=encoder)
+    assert sorted(encoder.asked) == [("a a", "document"), ("b b", "document"), ("c c", "document")]
+    engine.search("b b")
+    assert encoder.asked[3:] == [("b b", "query")]
+    assert engine.info()["documents"] == 3000
+
+
+def test_truncated_documents_are_counted_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    corpus = ["one two three four", "one two three", "one two three four", "one two three four five"]
+    engine = Engine.build(corpus, tmp_path / "i", model=HashEncoder(16, max_tokens=3))
+    assert engine.info()["truncated"] == 3
+    assert "3 documents are longer than 3 tokens; what is beyond was not read" in caplog.messages
+
+
+def test_another_model_is_refused_and_named(tmp_path: Path) -> None:
+    Engine.build(["one", "two"], tmp_path / "i", model="hash:16").close()
+    with Engine.open(tmp_path / "i", model="hash:8") as engine:
+        assert engine.info()["documents"] == 2
+        with pytest.raises(FingerprintError, match="differ from those of 'hash:8'"):
+            engine.search("one")
+
+
+def test_a_changed_whitening_file_is_refused(tmp_path: Path) -> None:
+    Engine.build(texts(100), tmp_path / "i", model="hash:16", whitening=Whitening(dim=8)).close()
+    (file,) = (tmp_path / "i" / "segments").glob("*.whitening.safetensors")
+    Whitening(dim=8, beta=0.5).fit(np.random.default_rng(0).standard_normal((100, 16))).save(file)
+    with pytest.raises(IndexCorruptError, match=file.name):
+        Engine.open(tmp_path / "i")
+
+
+def test_a_fitted_whitening_is_used_as_it_is(tmp_path: Path) -> None:
+    fitted = Whitening(dim=4).fit(HashEncoder(16).encode(texts(400, seed=9)).vectors)
+    engine = Engine.build(texts(50), tmp_path / "i", model="hash:16", whitening=fitted)
+    assert engine.whitening is not None
+    np.testing.assert_array_equal(engine.whitening.components_, fitted.components_)
+    assert engine.info()["whitening"]["n_fitted"] == 400
+
+
+def test_raw_vectors_are_kept_unless_told_not_to(tmp_path: Path) -> None:
+    corpus = texts(30)
+    kept = Engine.build(corpus, tmp_path / "kept", model="hash:16")
+    (raw,) = (tmp_path / "kept" / "segments").glob("*.raw.npy")
+    stored = np.load(raw, allow_pickle=False)
+    np.testing.assert_array_equal(stored, HashEncoder(16).encode(corpus).vectors.astype(np.float16))
+    without = Engine.build(corpus, tmp_path / "without", model="hash:16", raw=None)
+    assert not list((tmp_path / "without" / "segments").glob("*.raw.npy"))
+    assert (kept.info()["raw_vectors"], without.info()["raw_vectors"]) == (True, False)
+    assert kept.search(corpus[0]) == without.search(corpus[0])
+    full = Engine.build(corpus, tmp_path / "full", model="hash:16", raw="float32")
+    cosines = unit_rows(HashEncoder(16).encode(corpus).vectors) @ unit_rows(HashEncoder(16).encode(corpus[:1]).vectors)[0]
+    assert [hit.score for hit in full.search(corpus[0], k=30)] == pytest.approx(sorted(cosines, reverse=True), abs=1e-6)
+
+
+def test_ids_stay_as_they_are_and_missing_ones_are_stable(tmp_path: Path) -> None:
+    corpus = [("007", "bond"), ("1e5", "number"), ("a\nb 🦊", "odd"), "nameless", "nameless"]
+    engines = [Engine.build(c, tmp_path / str(i), model="hash:16") for i, c in enumerate([corpus, corpus[::-1]])]
+    found = [sorted(hit.doc_id for hit in engine.search("bond", k=9)) for engine in engines]
+    assert found[0] == found[1]
+    assert {"007", "1e5", "a\nb 🦊"} < set(found[0])
+    assert [i.removeprefix(found[0][-2]) for i in found[0][-2:]] == ["", ":2"]
+
+
+def test_bad_records_leave_nothing(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"<iterable>:2: text is empty"):
+        Engine.build(["fine", " "], tmp_path / "i", model="hash:8")
+    with pytest.raises(DuplicateIdError, match=r"<iterable>:3.*<iterable>:1"):
+        Engine.build([("x", "one"), ("y", "two"), ("x", "three")], tmp_path / "i", model="hash:8")
+    with pytest.raises(InputError, match="no document in the corpus: it is empty"):
+        Engine.build([], tmp_path / "i", model="hash:8")
+    with pytest.raises(InputError, match="all 2 records were rejected"):
+        Engine.build([" ", ""], tmp_path / "i", model="hash:8", on_error="skip")
+    with pytest.raises(ModelError, match="no folder 'nowhere'"):
+        Engine.build(["fine"], tmp_path / "i", model="nowhere")
+    assert not (tmp_path / "i").exists()
+
+
+def test_rejects_are_written_aside(tmp_path: Path) -> None:
+    engine = Engine.build(
+        ["fine", " ", "good"], tmp_path / "i", model="hash:8", on_error="skip", rejects=tmp_path / "r.jsonl"
+    )
+    (reject,) = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert (reject["source"], reject["line"]) == ("<iterable>", 2)
+    assert engine.info()["documents"] == 2
+
+
+def test_an_index_is_not_built_over(tmp_path: Path) -> None:
+    Engine.build(["one"], tmp_path / "i", model="hash:8").close()
+    with pytest.raises(IndexExistsError, match="is an index already"):
+        Engine.build(["two"], tmp_path / "i", model="hash:8")
+    with Engine.open(tmp_path / "i") as engine:
+        assert engine.search("one")[0].text == "one"
+
+
+class Tired(Counting):
+    """Gives up, as a killed process does, after some texts."""
+
+    def __init__(self, patience: int) -> None:
+        super().__init__()
+        self.patience = patience
+
+    def encode(self, texts: Sequence[str], role: Role = "document") -> Encoded:
+        if len(self.asked) >= self.patience:
+            raise KeyboardInterrupt
+        return super().encode(texts, role)
+
+
+def test_an_interrupted_build_goes_on_and_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("indexes.staging.CHUNK", 64)
+    corpus = list(dict.fromkeys(texts(400)))
+    arguments = {"whitening": Whitening(dim=16), "index": "HNSW16"}
+    Engine.build(corpus, tmp_path / "whole", model=Counting(), **arguments).close()
+    with pytest.raises(KeyboardInterrupt):
+        Engine.build(corpus, tmp_path / "i", model=Tired(200), **arguments)
+    second = Counting()
+    Engine.build(corpus, tmp_path / "i", model=second, **arguments).close()
+    assert len(second.asked) == len(corpus) - 256
+    for file in (tmp_path / "whole" / "segments").iterdir():
+        assert file.read_bytes() == (tmp_path / "i" / "segments" / file.name).read_bytes()
+
+
+def test_other_documents_begin_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("indexes.staging.CHUNK", 64)
+    with pytest.raises(KeyboardInterrupt):
+        Engine.build(texts(300), tmp_path / "i", model=Tired(100))
+    other = Counting()
+    corpus = list(dict.fromkeys(texts(300, seed=8)))
+    Engine.build(corpus, tmp_path / "i", model=other).close()
+    assert len(other.asked) == len(corpus)
+
+
+def test_auto_whitening_needs_documents_enough() -> None:
+    assert auto_whitening(99, 10) is None
+    chosen = auto_whitening(100, 10)
+    assert chosen is not None
+    assert chosen.dim is not None
+    assert chosen.dim < 10
+
+
+def test_files_and_python_objects_give_the_same_index(tmp_path: Path) -> None:
+    records = [{"id": str(i), "text": text, "n": i} for i, text in enumerate(texts(20))]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    engines = [
+        Engine.build(corpus, tmp_path / name, model="hash:16")
+        for name, corpus in (
+            ("path", tmp_path / "c.jsonl"), ("str", str(tmp_path / "c.jsonl")), ("list", [tmp_path / "c.jsonl"]), ("objects", records),
+        )
+    ]  # fmt: skip
+    answers = [engine.search(records[3]["text"], k=20) for engine in engines]
+    assert answers[0][0].doc_id == "3"
+    assert all(answer == answers[0] for answer in answers)
+
+
+@pytest.mark.parametrize("query", ["", "  ", "\n"])
+def test_empty_queries_are_refused(tmp_path: Path, query: str) -> None:
+    with (
+        Engine.build(["one"], tmp_path / "i", model="hash:8") as engine,
+        pytest.raises(InputError, match="query 2 is .*; expected some words"),
+    ):
+        engine.search(["fine", query])
