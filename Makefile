@@ -28,7 +28,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/scifact.py
+	$(BIN)/python benchmarks/retrieval_quality.py
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info

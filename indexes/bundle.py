@@ -15,9 +15,10 @@ one committed state or the next. What no commit lists is swept by the next write
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +28,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .catalogue import Catalogue, StoredDocument, create_documents, open_database, write_commit
-from .errors import IndexExistsError, InputError
+from .errors import (
+    IndexCorruptError,
+    IndexError_,
+    IndexExistsError,
+    IndexMissingError,
+    IndexUnfinishedError,
+    InputError,
+)
 from .files import FileEntry, sync_folder, write_durably
 from .lock import write_lock
 from .manifest import Manifest, Segment
@@ -66,8 +74,12 @@ class Bundle:
         self.folder = folder
         self._catalogue = Catalogue(folder)
         self._generation = -1
-        with self._catalogue.snapshot() as manifest:
-            self._load(manifest)
+        try:
+            with self._catalogue.snapshot() as manifest:
+                self._load(manifest)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let go of the files."""
@@ -185,7 +197,7 @@ class Bundle:
         if manifest.generation == self._generation:
             return
         deleted = self._catalogue.deleted_rows()
-        segments = []
+        segments, live = [], 0
         for segment in manifest.segments:
             index = VectorIndex.read(segment.vectors.verify(self.folder / "segments"))
             alive = None
@@ -194,6 +206,12 @@ class Bundle:
                 alive = np.ones(segment.count, np.bool_)
                 alive[dead - segment.first_row] = False
             segments.append((segment, index, alive))
+            live += segment.count - len(dead)
+        if live != manifest.documents:
+            raise IndexCorruptError(
+                f"{self.folder / 'catalogue.sqlite'} lists {manifest.documents:,} documents, but {live:,} vectors are "
+                "not deleted; restore it from a copy or build the index again"
+            )
         self._segments, self._manifest, self._generation = segments, manifest, manifest.generation
 
 
@@ -231,13 +249,11 @@ class BundleWriter:
         self._stack = ExitStack()
 
     def __enter__(self) -> BundleWriter:
-        ours = {"staging", "segments", "write.lock", "write.lock.json", "catalogue.sqlite"}
-        if self.folder.exists() and not self.folder.is_dir():
+        if (self.folder.exists() or self.folder.is_symlink()) and not self.folder.is_dir():
             raise IndexExistsError(f"{self.folder} is a file; expected a path where nothing is yet")
         self._made = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
-        foreign = sorted(path.name for path in self.folder.iterdir() if path.name.split("-")[0] not in ours)
-        if foreign:
+        if foreign := _foreign(self.folder):
             raise IndexExistsError(
                 f"{self.folder} holds other things ({foreign[0]}, ...); choose a new path for the index"
             )
@@ -245,6 +261,8 @@ class BundleWriter:
         try:
             if _is_committed(self.folder):
                 raise IndexExistsError(f"{self.folder} is an index already; remove it first or choose another path")
+            if (self.folder / "segments").exists() and not (self.folder / "staging").exists():
+                raise IndexExistsError(f"{self.folder} holds a part of an index; choose a new path for the index")
             self.staging = Staging(self.folder / "staging")
         except BaseException:
             self._stack.close()
@@ -308,23 +326,45 @@ class BundleWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        useless = error is not None and self.staging.encoded == 0
+        useless = error is not None and not self.staging.has_vectors
         if useless:
+            committed = _is_committed(self.folder)
             self.staging.discard()
+            if not committed:  # left by another plan, whose vectors are gone
+                shutil.rmtree(self.folder / "segments", ignore_errors=True)
+                for path in self.folder.glob("catalogue.sqlite*"):
+                    path.unlink()
+            (self.folder / "write.lock").unlink(missing_ok=True)  # while it is held, or it may be another's
         else:
             self.staging.close()
         self._stack.close()
-        if useless:
-            (self.folder / "write.lock").unlink(missing_ok=True)
-            if self._made:
+        if useless and self._made:
+            with suppress(OSError):  # the next writer is here already
                 self.folder.rmdir()
 
 
+_OURS = re.compile(
+    r"write\.lock(\.json)?|catalogue\.sqlite(-wal|-shm)?|segments(/\d{6}\.[^/]+)?"
+    r"|staging(/(documents\.sqlite(-wal|-shm)?|raw\.npy|truncated\.bin|header\.tmp|progress\.json(\.tmp)?))?"
+)
+
+
+def _foreign(folder: Path) -> list[str]:
+    """What no build of ours leaves in a folder, and what therefore must not be removed."""
+    paths = (path for pattern in ("*", "segments/*", "staging/*") for path in folder.glob(pattern))
+    names = ((path.relative_to(folder).as_posix(), path.is_dir()) for path in paths)
+    return sorted(name for name, is_folder in names if not _OURS.fullmatch(name) or is_folder != (name in _FOLDERS))
+
+
+_FOLDERS = ("segments", "staging")
+
+
 def _is_committed(folder: Path) -> bool:
-    if not (folder / "catalogue.sqlite").exists():
-        return False
-    database = open_database(folder / "catalogue.sqlite")
+    """Whether a folder has a commit, be it damaged or of a newer version."""
     try:
-        return bool(database.table("commits").exists())
-    finally:
-        database.conn.close()
+        Catalogue(folder).close()
+    except (IndexMissingError, IndexUnfinishedError):
+        return False
+    except IndexError_:
+        return True
+    return True

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 Int64 = NDArray[np.int64]
 
+# NULL where a number stood; a message of SQLite that quotes damaged bytes
+_UNREADABLE = (sqlite3.DatabaseError, TypeError, UnicodeDecodeError)
+_REMEDY = "restore it from a copy or build the index again"
+
 DOCUMENT_COLUMNS: dict[str, Any] = {
     "row": int, "id": str, "text": str, "metadata": str, "text_hash": bytes, "truncated": int, "checksum": bytes,
 }  # fmt: skip
@@ -108,8 +112,12 @@ class Catalogue:
             raise IndexMissingError(f"{folder} {what}; make one with: retrieval build CORPUS -o {folder}")
         self._database = Database(_connect_readonly(self._path))
         self._lock = threading.RLock()
-        with self.snapshot():
-            pass
+        try:
+            with self.snapshot():
+                pass
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let go of the file."""
@@ -136,6 +144,8 @@ class Catalogue:
     def _manifest(self) -> Manifest:
         with self._sqlite_errors():
             if not self._database.table("commits").exists():
+                if not (self._path.parent / "staging").is_dir():
+                    raise IndexCorruptError(f"{self._path} lists no commit; {_REMEDY}")
                 raise IndexUnfinishedError(
                     f"{self._path.parent}: the build was interrupted; run the same build again to finish it"
                 )
@@ -143,8 +153,9 @@ class Catalogue:
                 "SELECT manifest, sha256 FROM commits ORDER BY generation DESC LIMIT 1"
             ).fetchone()
         if found is None:
-            raise IndexCorruptError(f"{self._path} lists no commit; restore it from a copy or build the index again")
-        return Manifest.from_json(*found)
+            raise IndexCorruptError(f"{self._path} lists no commit; {_REMEDY}")
+        text, sha256 = found
+        return Manifest.from_json(str(text), sha256)  # NULL and BLOB have another checksum
 
     def documents(self, rows: Sequence[int]) -> dict[int, StoredDocument]:
         """The live documents at these rows, each held against its checksum.
@@ -152,7 +163,7 @@ class Catalogue:
         Raises
         ------
         IndexCorruptError
-            If a document was altered.
+            If a document was altered or is missing.
         """
         with self._sqlite_errors():
             found = self._database.execute(
@@ -162,12 +173,18 @@ class Catalogue:
             ).fetchall()
         documents = {}
         for row, doc_id, text, metadata, hashed, check in found:
-            if text_hash(text) != hashed or document_checksum(row, doc_id, metadata, hashed) != check:
+            try:
+                intact = text_hash(text) == hashed and document_checksum(row, doc_id, metadata, hashed) == check
+            except (AttributeError, TypeError):  # a value of another type
+                intact = False
+            if not intact:
                 raise IndexCorruptError(
                     f"{self._path}: document {doc_id!r} (row {row}) is damaged; "
                     "restore the index from a copy or build it again"
                 )
             documents[row] = StoredDocument(row=row, doc_id=doc_id, text=text, metadata=json.loads(metadata))
+        if missing := set(rows) - documents.keys():
+            raise IndexCorruptError(f"{self._path}: the document of row {min(missing)} is missing; {_REMEDY}")
         return documents
 
     def deleted_rows(self) -> Int64:
@@ -202,7 +219,8 @@ class Catalogue:
         condition = parse_filter(expression)
         try:
             sql = f"SELECT row FROM documents WHERE {condition.sql} {limit}"
-            return self._database.execute(sql, condition.parameters).fetchall()
+            with self._sqlite_errors("malformed", "disk I/O", "no such"):
+                return [(int(row),) for (row,) in self._database.execute(sql, condition.parameters)]
         except sqlite3.OperationalError as error:
             raise FilterError(f"SQLite cannot evaluate the filter {expression!r}: {error}") from error
 
@@ -212,13 +230,14 @@ class Catalogue:
             return int(self._database.execute(f"SELECT COUNT(*) FROM documents WHERE {condition}").fetchone()[0])
 
     @contextmanager
-    def _sqlite_errors(self) -> Iterator[None]:
+    def _sqlite_errors(self, *words: str) -> Iterator[None]:
+        """What SQLite cannot read is damaged; with words, of the errors of operation only those that hold one."""
         try:
             yield
-        except sqlite3.DatabaseError as error:
-            raise IndexCorruptError(
-                f"{self._path} cannot be read ({error}); restore it from a copy or build the index again"
-            ) from error
+        except _UNREADABLE as error:
+            if words and isinstance(error, sqlite3.OperationalError) and not any(word in str(error) for word in words):
+                raise
+            raise IndexCorruptError(f"{self._path} cannot be read ({error}); {_REMEDY}") from error
 
 
 def write_commit(database: Database, manifest: Manifest) -> None:
@@ -239,8 +258,14 @@ def _connect_readonly(path: Path) -> sqlite3.Connection:
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()
     except sqlite3.OperationalError:
         connection.close()
+        log = path.with_name(path.name + "-wal")
+        if log.is_file() and log.stat().st_size:
+            raise IndexUnfinishedError(
+                f"{path} has changes in {log.name} that cannot be read where the folder cannot be written to; "
+                "copy the whole index to a folder that can be"
+            ) from None
         connection = sqlite3.connect(uri + "&immutable=1", uri=True, check_same_thread=False)
-    except sqlite3.DatabaseError as error:
+    except _UNREADABLE as error:
         connection.close()
         raise IndexCorruptError(
             f"{path} is not a catalogue ({error}); restore it from a copy or build again"

@@ -154,15 +154,15 @@ class _Builder:
                 inner = [self.query(each, negate, depth + 1) for each in value]
                 parts.append(self.join("AND" if (key == "$and") != negate else "OR", inner))
             else:
-                parts.append(self.field(_path(key), value, negate, depth))
+                parts.append(self.field(_path(key), value, negate))
         return self.join("OR" if negate else "AND", parts)
 
-    def field(self, path: list[str], value: Any, negate: bool, depth: int) -> _Sql:
+    def field(self, path: list[str], value: Any, negate: bool) -> _Sql:
         """All conditions on one field: a literal, or a mapping of operators to literals."""
         parts = []
         for name, operand in (value if isinstance(value, Mapping) else {"$eq": value}).items():
-            if name == "$not" and isinstance(operand, Mapping) and depth < MAX_DEPTH:
-                parts.append(self.field(path, operand, not negate, depth + 1))
+            if name == "$not" and isinstance(operand, Mapping):
+                parts.append(self.field(path, operand, not negate))
             elif name == "$exists" and isinstance(operand, bool):
                 parts.append(self.compare(path, "=", None, negate ^ operand))
             elif name in _OPERATORS and (name not in ("$in", "$nin") or isinstance(operand, (list, tuple))):
@@ -355,9 +355,7 @@ class _Reader:
             raise FilterError(f"the filter, or a pair of parentheses in it, is empty; {_EXPECTED}")
         try:
             tree = SQLite().parser().parse_into(exp.Condition, tokens, self.text)[0]
-        except RecursionError:
-            raise
-        except Exception as error:
+        except Exception as error:  # RecursionError too, under a caller that stands deep
             at = (getattr(error, "errors", None) or [{}])[0]
             near = f" near {_shown(at['highlight'])} (line {at['line']}, column {at['col']})" if "line" in at else ""
             raise FilterError(f"the filter cannot be read{near}; {_EXPECTED}") from error

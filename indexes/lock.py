@@ -37,8 +37,8 @@ def write_lock(folder: Path) -> Iterator[None]:
     try:
         note.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         yield
-        note.unlink(missing_ok=True)
     finally:
+        note.unlink(missing_ok=True)
         lock.release()
 
 

@@ -163,6 +163,11 @@ class Staging:
             (self._folder / "header.tmp").replace(self._raw)
 
     @property
+    def has_vectors(self) -> bool:
+        """Whether there are vectors, of this build or of one that was interrupted, that would be lost by `discard`."""
+        return self.encoded > 0 or (self._folder / "progress.json").exists()
+
+    @property
     def _raw(self) -> Path:
         return self._folder / "raw.npy"
 
@@ -271,7 +276,8 @@ class Staging:
 
     def attach(self, database: Database) -> None:
         """Make the staged documents readable from a catalogue's connection; not inside a transaction."""
-        database.attach("staged", self._folder / "documents.sqlite")
+        # not database.attach, which writes the path into its SQL: /home/o'brien
+        database.execute("ATTACH DATABASE ? AS staged", [str(self._folder / "documents.sqlite")])
 
     def close(self) -> None:
         """Let go of the files; the build can go on later."""

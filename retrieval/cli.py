@@ -63,7 +63,7 @@ def cli() -> None:
 @click.option(
     "--dim", type=int, help="Columns kept by whitening.  [default: two thirds, if there are enough documents]"
 )
-@click.option("--beta", type=float, help="Share of the mean that is taken away, 0 to 1.  [default: 1]")
+@click.option("--beta", type=float, help="Share of the mean that is taken away, 0 to 1.  [default: 0]")
 @click.option("--gamma", type=float, help="Strength of whitening, 0 (PCA) to 1 (full).  [default: 0]")
 @click.option("--epsilon", type=float, help="Added to the eigenvalues, in units of their mean.  [default: 0]")
 @click.option("--no-whitening", is_flag=True, help="Search the model's own vectors.")
@@ -124,7 +124,7 @@ def build(
         index_path,
         model=model or DEFAULT_MODEL,
         prompts={role: prompt for role, prompt in prompts.items() if prompt is not None},
-        whitening=None if no_whitening else Whitening(**given) if given else "auto",
+        whitening=None if no_whitening else Whitening(**({"beta": 0.0} | given)) if given else "auto",
         index=factory,
         raw=None if raw == "none" else raw,  # type: ignore[arg-type]
         format=format_,

@@ -81,7 +81,9 @@ class SentenceTransformerEncoder:
         self.prompts: Mapping[str, str] = _prompts(self._model.prompts, prompts)
         self.dim = int(self._model.get_embedding_dimension() or 0)
         self.max_tokens = self._model.max_seq_length
-        self.fingerprint: Mapping[str, Any] = fingerprint(files.folder) | {"prompts": repr(sorted(self.prompts.items()))}
+        self.fingerprint: Mapping[str, Any] = fingerprint(files.folder) | {
+            "prompts": repr(sorted(self.prompts.items()))
+        }
 
     def encode(self, texts: Sequence[str], role: Role = "document") -> Encoded:
         """Raw vectors; identical texts are encoded once, batches are packed by token length.

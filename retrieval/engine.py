@@ -338,14 +338,16 @@ class Engine:
 
 
 def auto_whitening(n: int, d: int) -> Whitening | None:
-    """The whitening of a new index when nothing was asked for: two thirds of the columns, centred.
+    """The whitening of a new index when nothing was asked for: two thirds of the columns, beta = gamma = 0.
+
+    Neither centred nor scaled, because that is what loses nothing over whole corpora (docs/decisions.md).
 
     None where n documents are too few (under ten for each of d columns) to tell directions from chance.
     """
     if n < 10 * d:
         logger.info("no whitening: %s documents are fewer than ten for each of %s columns", f"{n:,}", d)
         return None
-    return Whitening(dim=max(1, 2 * d // 3), beta=1.0, gamma=0.0)
+    return Whitening(dim=max(1, 2 * d // 3), beta=0.0, gamma=0.0)
 
 
 def _dim_after(whitening: Whitening | None, d: int) -> int:

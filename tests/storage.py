@@ -11,12 +11,13 @@ import random
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from indexes.bundle import Bundle, BundleWriter
@@ -39,7 +40,7 @@ CELLS = np.array([*product((0.5, -0.5), repeat=4), *np.eye(4), *-np.eye(4)], np.
 
 @contextmanager
 def no_waiting_for_the_disk() -> Iterator[None]:
-    """Nothing is fsynced (some 20 ms each on a slow disk): a killed process loses nothing by that, a power cut would."""
+    """Nothing is fsynced, which takes some 20 ms on a slow disk; it is a power cut that would tell, not a kill."""
 
     real = sqlite3.connect
 
@@ -49,12 +50,11 @@ def no_waiting_for_the_disk() -> Iterator[None]:
             connection.execute("PRAGMA synchronous = OFF")
         return connection
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        patch.setattr("sqlite3.connect", connect)
+    with patch("os.fsync", lambda descriptor: None), patch("sqlite3.connect", connect):
         yield
 
 
+@cache
 def cell(text: str) -> Float32:
     """One of the 24 rows of `CELLS`, shape (4,)."""
     return CELLS[hashlib.sha256(text.encode()).digest()[0] % len(CELLS)]
@@ -63,6 +63,17 @@ def cell(text: str) -> Float32:
 def is_long(text: str) -> bool:
     """What these tests call truncated."""
     return len(text) > 10
+
+
+def corpus(n: int) -> list[Document]:
+    """Documents whose order of ids is not that of their rows; some texts stand there twice."""
+    return [
+        Document(doc_id=f"{n - i if i % 2 else i:03}", text=f"text {i % 29}", metadata={"kind": "abc"[i % 3], "n": i})
+        for i in range(n)
+    ]
+
+
+DOCUMENTS = corpus(40)
 
 
 def records(documents: Iterable[Document | str], source: str = "corpus.txt") -> Iterator[Record]:
@@ -140,7 +151,9 @@ def delete(folder: Path, ids: Iterable[str]) -> int:
             gone += db.execute("DELETE FROM documents WHERE id = ?", [doc_id]).rowcount
         new = dataclasses.replace(old, generation=old.generation + 1, documents=old.documents - gone)
         text = new.to_json()
-        db.execute("UPDATE commits SET generation = ?, manifest = ?, sha256 = ?", [new.generation, text, checksum(text)])
+        db.execute(
+            "UPDATE commits SET generation = ?, manifest = ?, sha256 = ?", [new.generation, text, checksum(text)]
+        )
     return new.generation
 
 
@@ -162,8 +175,9 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def flips(data: bytes, count: int, seed: int) -> Iterator[tuple[int, bytes]]:
-    """The same bytes with one bit flipped, at so many random places, and where (in bits)."""
-    for position in random.Random(seed).sample(range(8 * len(data)), count):
+    """The same bytes with one bit flipped, at so many random places of what is not zero, and where (in bits)."""
+    written = [position for position in range(8 * len(data)) if data[position // 8]]
+    for position in random.Random(seed).sample(written, count):
         damaged = bytearray(data)
         damaged[position // 8] ^= 1 << position % 8
         yield position, bytes(damaged)

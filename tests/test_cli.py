@@ -90,7 +90,9 @@ def test_json_is_one_array_of_the_same_objects(index: Path) -> None:
 
 def test_many_queries_equal_one_by_one(index: Path, tmp_path: Path) -> None:
     queries = ["red fox", "blue sea", "whale", "fence"]
-    (tmp_path / "q.jsonl").write_text("".join(json.dumps({"_id": f"q{i}", "text": q}) + "\n" for i, q in enumerate(queries)))
+    (tmp_path / "q.jsonl").write_text(
+        "".join(json.dumps({"_id": f"q{i}", "text": q}) + "\n" for i, q in enumerate(queries))
+    )
     lines = run("query", index, "-i", tmp_path / "q.jsonl", "--format", "jsonl").stdout.splitlines()
     answers = [json.loads(line) for line in lines]
     assert [answer["query_id"] for answer in answers] == ["q0", "q1", "q2", "q3"]
@@ -151,7 +153,9 @@ def test_a_bad_line_stops_the_build_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_bad_lines_can_be_written_aside_and_are_counted(tmp_path: Path) -> None:
     corpus, rejects = tmp_path / "bad.jsonl", tmp_path / "rejects.jsonl"
-    corpus.write_text('{"id": "a", "text": "fine"}\n{"id": "b", "text": \n{"id": "a", "text": "again"}\n{"id": "c", "text": "ok"}\n')
+    corpus.write_text(
+        '{"id": "a", "text": "fine"}\n{"id": "b", "text": \n{"id": "a", "text": "again"}\n{"id": "c", "text": "ok"}\n'
+    )
     said = run("build", corpus, "-o", tmp_path / "i", "-m", "hash:8", "--on-error", "skip", "--rejects", rejects).stderr
     assert "2 records were left out" in said
     assert "2 documents" in said
@@ -203,8 +207,12 @@ def test_errors_are_one_sentence(
 
 def test_a_reader_that_goes_away_is_no_error(index: Path, tmp_path: Path) -> None:
     (tmp_path / "q.txt").write_text("fox\n" * 20000)
-    command = " ".join([*(f"'{part}'" for part in RETRIEVAL), "query", str(index), "-i", str(tmp_path / "q.txt"), "--format", "jsonl"])
-    result = subprocess.run(f"{{ {command}; echo $? >&2; }} | head -n 1", shell=True, capture_output=True, text=True, check=True)
+    command = " ".join(
+        [*(f"'{part}'" for part in RETRIEVAL), "query", str(index), "-i", str(tmp_path / "q.txt"), "--format", "jsonl"]
+    )
+    result = subprocess.run(
+        f"{{ {command}; echo $? >&2; }} | head -n 1", shell=True, capture_output=True, text=True, check=True
+    )
     assert result.stdout.startswith("{")
     assert result.stderr.strip() == "0"
 

@@ -67,7 +67,9 @@ def test_flat_equals_numpy(tmp_path: Path, whitening: Whitening | None) -> None:
         values, vectors = np.linalg.eigh(sigma)
         kernel = (vectors * values ** (-whitening.gamma / 2))[:, ::-1][:, : whitening.dim]
         raw, asked = (raw - whitening.beta * mean) @ kernel, (asked - whitening.beta * mean) @ kernel
-    cosines = (asked / np.linalg.norm(asked, axis=1, keepdims=True)) @ (raw / np.linalg.norm(raw, axis=1, keepdims=True)).T
+    cosines = (asked / np.linalg.norm(asked, axis=1, keepdims=True)) @ (
+        raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    ).T
     for hits, row in zip(engine.search(queries, k=10), cosines, strict=True):
         assert [hit.score for hit in hits] == pytest.approx(sorted(row, reverse=True)[:10], abs=2e-5)
         for hit in hits:
@@ -119,7 +121,9 @@ def test_a_narrow_filter_is_exact(tmp_path: Path, index: str) -> None:
             best = np.sort(vectors @ engine.embed([query], role="query")[0])[::-1][:5]
             assert len(hits) == min(5, len(allowed))
             assert all(hit.metadata["group"] < 2 for hit in hits)
-            assert [hit.score for hit in hits] == pytest.approx(best, abs=0.02 if "SQ8" in index else 1e-3)  # float16 rows
+            assert [hit.score for hit in hits] == pytest.approx(
+                best, abs=0.02 if "SQ8" in index else 1e-3
+            )  # float16 rows
 
 
 def test_equal_texts_are_encoded_once(tmp_path: Path) -> None:
@@ -175,7 +179,9 @@ def test_raw_vectors_are_kept_unless_told_not_to(tmp_path: Path) -> None:
     assert (kept.info()["raw_vectors"], without.info()["raw_vectors"]) == (True, False)
     assert kept.search(corpus[0]) == without.search(corpus[0])
     full = Engine.build(corpus, tmp_path / "full", model="hash:16", raw="float32")
-    cosines = unit_rows(HashEncoder(16).encode(corpus).vectors) @ unit_rows(HashEncoder(16).encode(corpus[:1]).vectors)[0]
+    cosines = (
+        unit_rows(HashEncoder(16).encode(corpus).vectors) @ unit_rows(HashEncoder(16).encode(corpus[:1]).vectors)[0]
+    )
     assert [hit.score for hit in full.search(corpus[0], k=30)] == pytest.approx(sorted(cosines, reverse=True), abs=1e-6)
 
 

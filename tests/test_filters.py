@@ -367,6 +367,13 @@ def test_words_of_sql_are_names(name: str, capfd: pytest.CaptureFixture[str], ca
     assert capfd.readouterr() == ("", "") and not caplog.records, "sqlglot warns of commands"
 
 
+def test_sql_stands_beside_other_conditions() -> None:
+    found = parse_filter("a = 1 OR a = 2")
+    with closing(table([{"a": 1}, {"a": 2}])) as db:
+        where = f"SELECT row FROM documents WHERE row = 1 AND {found.sql} AND row < 1"
+        assert db.execute(where, found.parameters).fetchall() == []
+
+
 def test_filter_is_a_frozen_value() -> None:
     found = parse_filter("kind = 'class' AND kind != 'x' AND a.\"b.c\" > 1 AND id = '1' AND `$p` IS NULL")
     assert isinstance(found, Filter)
@@ -565,6 +572,9 @@ def test_a_hundred_levels_work_and_more_are_refused() -> None:
     assert select(metadata, "NOT (" * MAX_DEPTH + "a = 1" + ")" * MAX_DEPTH) == [0]
     assert select(metadata, "NOT (" * (MAX_DEPTH - 1) + "a = 1" + ")" * (MAX_DEPTH - 1)) == [1]
     assert select(metadata, "NOT " * 19 + "a = 1") == [1]
+    for refused in ("(" * (MAX_DEPTH + 1) + "a = 1" + ")" * (MAX_DEPTH + 1), "NOT " * 21 + "a = 1"):
+        with pytest.raises(FilterError, match="nested deeper than 100 parentheses or 20 NOT"):
+            parse_filter(refused)
 
 
 ENDLESS = [
@@ -600,24 +610,24 @@ def test_a_filter_that_holds_itself_is_refused() -> None:
         parse_filter(query)
     condition: dict[str, Any] = {}
     condition["$not"] = condition
-    with pytest.raises(FilterError, match="expected"):
+    with pytest.raises(FilterError, match="nested"):
         parse_filter({"a": condition})
 
 
 def test_deep_callers_get_a_sentence() -> None:
     def down(levels: int) -> Filter:
-        return down(levels - 1) if levels else parse_filter(sql_ladder(100, "AND", "OR"))
+        return down(levels - 1) if levels else parse_filter(sql_ladder(20, "AND", "OR"))
 
     refused = 0
-    for levels in range(300, sys.getrecursionlimit(), 5):
+    for levels in range(300, sys.getrecursionlimit(), 20):
         try:
             down(levels)
         except FilterError as error:
-            assert "nested" in str(error)
+            assert "expected" in str(error)
             refused += 1
         except RecursionError:
             break  # before it reached the filter
-    assert refused > 10
+    assert refused
 
 
 def bushy(leaves: int, depth: int, glue: str = "$and") -> dict[str, Any]:

@@ -13,7 +13,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from storage import DIM, PLAN, CELLS, Float32, cell, encode, encode_staged, flips, is_long, no_waiting_for_the_disk, records, refuse, staged
+from storage import (
+    CELLS,
+    DIM,
+    PLAN,
+    Float32,
+    cell,
+    encode,
+    encode_staged,
+    flips,
+    is_long,
+    no_waiting_for_the_disk,
+    records,
+    refuse,
+    staged,
+)
 
 import indexes.staging
 from indexes.catalogue import text_hash
@@ -73,7 +87,24 @@ def whole(folder: Path, texts: Sequence[str] = TEXTS, **how: Any) -> tuple[bytes
 
 
 def test_ids_are_text_and_the_users_own(tmp_path: Path) -> None:
-    given_ids = ["007", "1e5", "1", "01", "1.0", "-0", "null", "NULL", "🦊", "a\nb\r", " ", "'); --", "é", "e\u0301", "A", "a"]
+    given_ids = [
+        "007",
+        "1e5",
+        "1",
+        "01",
+        "1.0",
+        "-0",
+        "null",
+        "NULL",
+        "🦊",
+        "a\nb\r",
+        " ",
+        "'); --",
+        "é",
+        "e\u0301",
+        "A",
+        "a",
+    ]
     assert ids(tmp_path / "s", [Document(doc_id=each, text="x") for each in given_ids]) == given_ids
 
 
@@ -118,7 +149,16 @@ def test_an_id_that_was_used_before_is_called_back_with_both_lines(
 ) -> None:
     monkeypatch.setattr(indexes.staging, "_BATCH", batch)
     calls = []
-    corpus = [("a", "1"), ("b", "2"), ("a", "3"), ("c", "4"), ("a", "1"), ("A", "5"), (None, "6"), (f"text:{text_hash('6')[:8].hex()}", "7")]
+    corpus = [
+        ("a", "1"),
+        ("b", "2"),
+        ("a", "3"),
+        ("c", "4"),
+        ("a", "1"),
+        ("A", "5"),
+        (None, "6"),
+        (f"text:{text_hash('6')[:8].hex()}", "7"),
+    ]
     with closing(Staging(tmp_path / "s")) as staging:
         staging.add(
             records(Document(doc_id=doc_id, text=text) for doc_id, text in corpus),
@@ -327,9 +367,7 @@ def test_another_build_starts_again(tmp_path: Path, change: dict[str, Any]) -> N
 
 
 @pytest.mark.usefixtures("small")
-def test_the_vectors_of_another_plan_are_never_taken_for_good(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_vectors_of_another_plan_are_never_taken_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # plan A stops after a chunk, plan B dies between its vectors and its note of progress, plan A is run again
     expected = whole(tmp_path / "whole")
     with closing(stage(tmp_path / "s", TEXTS)) as staging:
@@ -363,7 +401,10 @@ def progress(**change: Any) -> Callable[[bytes], bytes]:
 @pytest.mark.parametrize(
     "name, damage",
     [
-        *[("progress.json", lambda data, text=text: text) for text in (b"", b"{", b"{}", b"[]", b"null", b"6", b'"x"', b"\xff")],
+        *[
+            ("progress.json", lambda data, text=text: text)
+            for text in (b"", b"{", b"{}", b"[]", b"null", b"6", b'"x"', b"\xff")
+        ],
         ("progress.json", lambda data: data[:-1]),
         *[("progress.json", progress(encoded=value)) for value in (None, "x", [], -3, -1, 7, 12, 10**30, 1e400)],
         ("progress.json", progress(documents="")),
@@ -412,7 +453,9 @@ def test_a_flipped_bit_in_the_note_of_progress_does_no_harm(tmp_path: Path) -> N
 
 @settings(max_examples=60, deadline=None)
 @given(
-    texts=st.lists(st.sampled_from(["one", "two", "three", "a text that is long", "another long text"]), min_size=1, max_size=14),
+    texts=st.lists(
+        st.sampled_from(["one", "two", "three", "a text that is long", "another long text"]), min_size=1, max_size=14
+    ),
     chunk=st.integers(1, 6),
     batch=st.integers(1, 6),
     stops=st.lists(st.integers(0, 4), max_size=3),
@@ -445,7 +488,12 @@ def test_published_vectors_outlive_the_staging(tmp_path: Path) -> None:
         staging.discard()
     assert not (tmp_path / "s").exists()
     assert (tmp_path / "out.npy").read_bytes() == raw
-    assert (entry.name, entry.role, entry.bytes, entry.sha256) == ("out.npy", "raw", len(raw), hashlib.sha256(raw).hexdigest())
+    assert (entry.name, entry.role, entry.bytes, entry.sha256) == (
+        "out.npy",
+        "raw",
+        len(raw),
+        hashlib.sha256(raw).hexdigest(),
+    )
     assert entry.verify(tmp_path) == tmp_path / "out.npy"
 
 
