@@ -1,6 +1,6 @@
 """Text files in, `Record`s out, one at a time.
 
-    path -> bytes (.gz and .zst undone) -> lines (UTF-8) -> rows (JSON, CSV, ...) -> records_of -> Record
+    path -> bytes and lines (`retrieval.streams`) -> rows (JSON, CSV, ...) -> records_of -> Record
 
 Memory is that of one record, or of one row group for Parquet, however long the file
 (compressed or piped Parquet is first copied to a temporary file, because it must be
@@ -12,8 +12,6 @@ What a record means is said in `retrieval.records`.
 from __future__ import annotations
 
 import csv
-import gzip
-import importlib
 import io
 import json
 import shutil
@@ -26,18 +24,16 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Final, Literal, NoReturn, TypeAlias
 
-from indexes.errors import CorpusError, InputError, MissingPackageError
+from indexes.errors import CorpusError, InputError
 
 from .records import DEFAULT_FIELDS, Fields, OnReject, Record, Reject, Row, check_columns, read_records, records_of
+from .streams import LONGEST, Lines, decoded, inner_suffix, lines_of, open_stream, optional_package, unreadable
 
 __all__ = ["Fields", "Format", "Record", "Reject", "read_corpus", "read_records"]
 
 Format: TypeAlias = Literal["jsonl", "csv", "tsv", "text", "parquet", "beir"]
-Lines: TypeAlias = Iterator[tuple[int, bytes]]
 LineReader: TypeAlias = Callable[[Lines, str, Fields], Iterator[Row]]
 Reader: TypeAlias = Callable[[IO[bytes], str, Fields], Iterator[Row]]
-
-LONGEST: Final = 2**28  # bytes of a line or a CSV record; more is taken for a file of another kind
 
 
 def read_corpus(
@@ -101,7 +97,7 @@ def read_corpus(
         return
     try:
         file = _corpus_of_folder(Path(path), format) if Path(path).is_dir() else Path(path)
-        stream = OPENERS.get(file.suffix.lower(), _open_plain)(file)
+        stream = open_stream(file)
     except (OSError, ValueError) as error:
         if isinstance(error, CorpusError):
             raise
@@ -112,7 +108,7 @@ def read_corpus(
         yield from records_of(reader(stream, str(file), fields), str(file), fields, on_reject)
 
 
-# ---- path -> bytes
+# ---- path -> file and format
 
 
 def _corpus_of_folder(folder: Path, format: str | None) -> Path:
@@ -126,114 +122,11 @@ def _corpus_of_folder(folder: Path, format: str | None) -> Path:
 
 
 def _format_of(file: Path) -> str:
-    suffix = _inner_suffix(file)
+    suffix = inner_suffix(file)
     if suffix in SUFFIXES:
         return SUFFIXES[suffix]
     expected = f"{' '.join(SUFFIXES)}, also with .gz or .zst behind it, or a format ({', '.join(READERS)})"
     raise CorpusError(str(file), 0, f"suffix {suffix!r} says no format; expected {expected}")
-
-
-def _inner_suffix(file: Path) -> str:
-    return (file.with_suffix("") if file.suffix.lower() in OPENERS else file).suffix.lower()
-
-
-def _open_plain(file: Path) -> IO[bytes]:
-    return file.open("rb")
-
-
-def _open_gzip(file: Path) -> IO[bytes]:
-    return gzip.open(file, "rb")  # type: ignore[return-value]  # a GzipFile is an IO[bytes] in all that we use
-
-
-def _open_zstd(file: Path) -> IO[bytes]:
-    zstandard = _optional("zstandard", extra="zstd", what=".zst")
-    return io.BufferedReader(_ZstdFile(file.open("rb"), zstandard))
-
-
-class _ZstdFile(io.RawIOBase):
-    """Decompressed bytes of all frames, with an EOFError if the last is cut off.
-
-    zstandard.open stops after the first frame, and takes a file that is cut off for one that ends there.
-    """
-
-    def __init__(self, file: IO[bytes], zstandard: Any) -> None:
-        self._file, self._zstandard = file, zstandard
-        self._frame: Any = None
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any) -> int:
-        # 1 kB in is at most 32 MB out: a block is 128 kB of one byte, told in 4 bytes
-        while not self._ready and (chunk := self._file.read(1024)):
-            self._ready = memoryview(self._decompressed(chunk))
-        if not self._ready and self._frame is not None:
-            raise EOFError("the last zstd frame does not end")
-        size = min(len(target), len(self._ready))
-        target[:size], self._ready = self._ready[:size], self._ready[size:]
-        return size
-
-    def _decompressed(self, chunk: bytes) -> bytes:
-        parts = []
-        while chunk:
-            self._frame = self._frame or self._zstandard.ZstdDecompressor().decompressobj()
-            try:
-                parts.append(self._frame.decompress(chunk))
-            except self._zstandard.ZstdError as error:
-                raise EOFError(str(error)) from None
-            chunk, self._frame = (self._frame.unused_data, None) if self._frame.eof else (b"", self._frame)
-        return b"".join(parts)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def _optional(module: str, *, extra: str, what: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        name = module.partition(".")[0]
-        raise MissingPackageError(
-            f"{what} files need the package {name}, which is not installed; "
-            f"install it with: pip install 'sentence-retrieval[{extra}]'"
-        ) from None
-
-
-# ---- bytes -> lines
-
-
-def _lines(stream: IO[bytes], source: str) -> Lines:
-    number = 0
-    try:
-        while raw := stream.readline(LONGEST + 1):
-            number += 1
-            if len(raw) > LONGEST:
-                raise CorpusError(source, number, f"line is longer than {LONGEST} bytes; expected one record a line")
-            yield number, raw
-    except (OSError, EOFError, zlib.error) as error:
-        _unreadable(error, source, number)
-
-
-def _unreadable(error: Exception, source: str, line: int) -> NoReturn:
-    where = f"after line {line}" if line else "from the start"
-    if isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)):
-        what, remedy = "compressed data is corrupt or cut off", "make or fetch the file again"
-    else:
-        what, remedy = "cannot be read", "check the file and its disk"
-    raise CorpusError(source, line, f"{what} {where} ({error}); {remedy}") from None
-
-
-def _decoded(number: int, raw: bytes) -> str:
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"byte {error.start} of the line (counted from 0) is 0x{raw[error.start]:02x}, which is not UTF-8 there; "
-            "convert the file, such as with: iconv -f LATIN1 -t UTF-8"
-        ) from None
-    return text.removeprefix("\ufeff") if number == 1 else text
 
 
 # ---- lines -> rows
@@ -244,7 +137,7 @@ def _text(lines: Lines, source: str, fields: Fields) -> Iterator[Row]:
 
 
 def _jsonl(lines: Lines, source: str, fields: Fields) -> Iterator[Row]:
-    if _inner_suffix(Path(source)) == ".json":
+    if inner_suffix(Path(source)) == ".json":
         first, lines = _first_of(lines)
         if first == "[":
             reason = "is a JSON array; expected JSON Lines, one object a line; convert it with: jq -c '.[]'"
@@ -269,7 +162,7 @@ def _one_a_line(lines: Lines, parse: Callable[[str], object]) -> Iterator[Row]:
     for number, raw in lines:
         item: object
         try:
-            text = _decoded(number, raw)
+            text = decoded(number, raw)
             if not text.strip():
                 continue
             item = parse(text.removesuffix("\n").removesuffix("\r"))
@@ -328,7 +221,7 @@ def _csv_rows(
                 raise CorpusError(source, read[0][0], f"record is longer than {LONGEST} bytes; is a quote left open?")
             text = raw.decode("utf-8", "replace")
             try:
-                text = _decoded(number, raw)
+                text = decoded(number, raw)
             except InputError as error:
                 faults.append((number, str(error)))
             if "\0" in text:  # Python 3.10's csv refuses it, later ones do not
@@ -365,8 +258,8 @@ def _csv_rows(
 
 
 def _parquet(stream: IO[bytes], source: str, fields: Fields) -> Iterator[Row]:
-    arrow = _optional("pyarrow", extra="parquet", what=".parquet")
-    parquet = _optional("pyarrow.parquet", extra="parquet", what=".parquet")
+    arrow = optional_package("pyarrow", extra="parquet", what=".parquet")
+    parquet = optional_package("pyarrow.parquet", extra="parquet", what=".parquet")
     with tempfile.TemporaryFile() as copy:
         number = 0
         try:
@@ -388,7 +281,7 @@ def _parquet(stream: IO[bytes], source: str, fields: Fields) -> Iterator[Row]:
                     item = _parquet_row(batch, index)
                     yield number, item, item
         except (OSError, EOFError, zlib.error) as error:
-            _unreadable(error, source, number)
+            unreadable(error, source, number)
         except InputError as error:
             raise CorpusError(source, 0, f"bad header: {error}") from None
         except (arrow.ArrowException, ValueError) as error:
@@ -406,10 +299,9 @@ def _parquet_row(batch: Any, index: int) -> Mapping[str, Any] | InputError:
 
 
 def _by_line(reader: LineReader) -> Reader:
-    return lambda stream, source, fields: reader(_lines(stream, source), source, fields)
+    return lambda stream, source, fields: reader(lines_of(stream, source), source, fields)
 
 
-OPENERS: Final[Mapping[str, Callable[[Path], IO[bytes]]]] = {".gz": _open_gzip, ".zst": _open_zstd}
 READERS: Final[Mapping[str, Reader]] = {
     "jsonl": _by_line(_jsonl),
     "csv": _by_line(_csv),

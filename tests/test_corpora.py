@@ -22,6 +22,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import retrieval.corpora
+import retrieval.streams
 from indexes.document import Document
 from indexes.errors import CorpusError, InputError, MissingPackageError, RetrievalError
 from retrieval.corpora import Fields, Record, Reject, read_corpus, read_records
@@ -238,7 +239,7 @@ def test_a_disk_that_fails_is_a_sentence(tmp_path: Path, monkeypatch: pytest.Mon
                 return raw
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(retrieval.corpora, "_open_plain", lambda file: Disk(b"one\ntwo\n"))
+    monkeypatch.setattr(retrieval.streams, "_open_plain", lambda file: Disk(b"one\ntwo\n"))
     always_fails(tmp_path / "x.txt", 2, "cannot be read after line 2 .*Input/output error")
 
 
@@ -331,6 +332,7 @@ def test_raw_is_cut_at_2000_characters(tmp_path: Path) -> None:
 
 def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval.corpora, "LONGEST", 100)
+    monkeypatch.setattr(retrieval.streams, "LONGEST", 100)
     assert len(read(write(tmp_path, "x.txt", "y" * 99 + "\n" + "y" * 100))) == 2
     always_fails(write(tmp_path, "x.txt", "ok\n" + "y" * 101), 2, "longer than 100 bytes")
     assert len(read(write(tmp_path, "x.csv", "text\n" + ("y" * 30 + "\n") * 9))) == 9  # it is a limit of each record
@@ -810,7 +812,7 @@ def test_the_file_is_closed_when_the_reader_stops(tmp_path: Path, monkeypatch: p
         opened.append(file.open("rb"))
         return opened[-1]
 
-    monkeypatch.setattr(retrieval.corpora, "_open_plain", opener)
+    monkeypatch.setattr(retrieval.streams, "_open_plain", opener)
     path = write(tmp_path, "x.txt", "one\ntwo\n")
     records = read_corpus(path)
     assert opened == []  # nothing before the first is asked for

@@ -1,4 +1,4 @@
-"""Documents that cannot drift: README's Python runs, its numbers are the benchmark's, the help pages are the program's."""
+"""Documents that cannot drift: README runs, its numbers are the benchmark's, the help pages are the program's."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def test_the_tour_in_the_readme_runs(root: Path, tmp_path: Path, monkeypatch: py
 def test_numbers_in_the_readme_are_the_benchmark_s(root: Path) -> None:
     rows = json.loads((root / "benchmarks" / "results" / "retrieval_quality.json").read_text())["rows"]
     expected = [
-        f"| {row['set']} | {row['vectors']} | {row['dim']} | {row['nDCG@10']:.4f} | {row['R@100']:.4f} |" for row in rows
+        f"| {row['set']} | {row['vectors']} | {row['dim']} | {row['nDCG@10']:.4f} | {row['R@100']:.4f} |"
+        for row in rows
     ]
     text = (root / "README.md").read_text()
     table = text.split("<!-- made by: python benchmarks/retrieval_quality.py -->")[1].split("\n\n")[0].splitlines()[3:]
@@ -75,7 +76,9 @@ def help_page() -> str:
                 own += pages(found, f"{path} {name}")
         return own
 
-    return "# The command line\n\nMade from the program itself; a test holds it to it.\n\n" + "\n".join(pages(cli, "retrieval"))
+    return "# The command line\n\nMade from the program itself; a test holds it to it.\n\n" + "\n".join(
+        pages(cli, "retrieval")
+    )
 
 
 def test_the_help_pages_are_the_program_s(root: Path) -> None:
