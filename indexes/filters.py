@@ -27,36 +27,24 @@ from __future__ import annotations
 
 import json
 import re
-import reprlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .errors import FilterError
+from .filter_sql import MAX_DEPTH, read_sql, shown, spelled
 
-MAX_CHARACTERS, MAX_DEPTH = 100_000, 100
+MAX_CHARACTERS = 100_000
 MAX_CONDITIONS = 500  # each adds a level to SQLite's expression tree, which ends at 1000
 MAX_PATTERN = 1_000  # characters; SQLite ends at 50,000 bytes
 
-_EXPECTED = (
-    "expected fields compared with literals (= != < <= > >= LIKE IN BETWEEN, IS NULL), joined by AND, OR, NOT and "
-    "parentheses, no functions, sub-queries or arithmetic, e.g. kind = 'class' AND (year >= 1950 OR \"a name\" IS NULL)"
-)
 _EXPECTED_JSON = 'e.g. {"kind": "class", "year": {"$gte": 1950}, "$or": [{"a.b": null}, {"tags": {"$in": ["x", "y"]}}]}'
 # operator of the JSON form -> SQL, is it the negation?
 _OPERATORS = {"$eq": ("=", False), "$ne": ("=", True), "$gt": (">", False), "$gte": (">=", False), "$lt": ("<", False)}
 _OPERATORS |= {"$lte": ("<=", False), "$like": ("LIKE", False), "$in": ("IN", False), "$nin": ("IN", True)}
 _JSON_TYPES = {str: "'text'", float: "'integer', 'real', 'text'", bool: "'true', 'false'"}
 _NAME = r'(?:"([^"]+)"|`([^`]+)`|([^."`]+))'
-# what the SQL form may hold, of all that sqlglot knows: tokens, nodes (comparisons: as the JSON form), parts of nodes
-_TOKENS = {"AND", "OR", "NOT", "IN", "LIKE", "BETWEEN", "IS", "NULL", "TRUE", "FALSE", "STRING", "NUMBER", "IDENTIFIER"}
-_TOKENS |= {"L_PAREN", "R_PAREN", "COMMA", "DOT", "DASH", "EQ", "NEQ", "LT", "LTE", "GT", "GTE"}
-_NODES = {"eq": "$eq", "neq": "$ne", "gt": "$gt", "gte": "$gte", "lt": "$lt", "lte": "$lte"}
-_NODES |= {"like": "$like", "is": "$eq"}
-_PARTS = {"this", "expression", "expressions", "low", "high", "negate"}
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +101,7 @@ def parse_filter(expression: str | Mapping[str, Any]) -> Filter:
                 size = f"{len(expression):,} characters; expected at most {MAX_CHARACTERS:,}"
                 raise FilterError(f"the filter has {size}; give long lists in a mapping, from Python")
             _check_text(expression)
-            expression = _read_json(expression) if expression.lstrip()[:1] == "{" else _Reader(expression).read()
+            expression = _read_json(expression) if expression.lstrip()[:1] == "{" else read_sql(expression)
         build = _Builder()
         condition = build.query(expression, False)
     except RecursionError:
@@ -141,7 +129,7 @@ class _Builder:
     def query(self, query: Any, negate: bool, depth: int = 0) -> _Sql:
         """A mapping of fields, $and, $or, $not; all of `negate` goes down to the comparisons (De Morgan)."""
         if not isinstance(query, Mapping):
-            raise FilterError(f"the filter has {_shown(query)} where a mapping was expected, {_EXPECTED_JSON}")
+            raise FilterError(f"the filter has {shown(query)} where a mapping was expected, {_EXPECTED_JSON}")
         if depth > MAX_DEPTH:
             raise FilterError(f"AND, OR and NOT are nested deeper than {MAX_DEPTH}; expected a simpler filter")
         parts = []
@@ -150,7 +138,7 @@ class _Builder:
                 parts.append(self.query(value, not negate, depth + 1))
             elif key in ("$and", "$or"):
                 if not isinstance(value, (list, tuple)) or not value:
-                    raise FilterError(f"{key} has {_shown(value)}; expected a list of filters, {_EXPECTED_JSON}")
+                    raise FilterError(f"{key} has {shown(value)}; expected a list of filters, {_EXPECTED_JSON}")
                 inner = [self.query(each, negate, depth + 1) for each in value]
                 parts.append(self.join("AND" if (key == "$and") != negate else "OR", inner))
             else:
@@ -170,10 +158,10 @@ class _Builder:
                 parts.append(self.compare(path, operator, operand, negate ^ flip))
             else:
                 allowed = f"{', '.join(_OPERATORS)} ($in and $nin: a list), $exists (true or false), $not (a mapping)"
-                found = f"{_shown(name)}: {_shown(operand)}"
-                raise FilterError(f"{_spelled(path)} has {found}; expected one of {allowed}, {_EXPECTED_JSON}")
+                found = f"{shown(name)}: {shown(operand)}"
+                raise FilterError(f"{spelled(path)} has {found}; expected one of {allowed}, {_EXPECTED_JSON}")
         if not parts:
-            raise FilterError(f"{_spelled(path)} has no condition; expected a literal or operators, {_EXPECTED_JSON}")
+            raise FilterError(f"{spelled(path)} has no condition; expected a literal or operators, {_EXPECTED_JSON}")
         return self.join("OR" if negate else "AND", parts)
 
     def join(self, glue: str, parts: list[_Sql]) -> _Sql:
@@ -190,7 +178,7 @@ class _Builder:
         """One comparison of the field at `path`: 0 or 1 for every document."""
         own = path[0] if path in (["id"], ["text"]) else ""
         if not own:
-            self.fields[_spelled(path)] = None
+            self.fields[spelled(path)] = None
         bound = own or self.bind("$" + "".join(f'."{key}"' for key in path))
         field, types = own or f"json_extract(metadata, {bound})", f"json_type(metadata, {bound})"
         null = value is None and operator == "="
@@ -222,11 +210,11 @@ class _Builder:
         kind = _kind(value)
         if operator == "LIKE" and (kind is not str or len(value) > MAX_PATTERN):
             expected = f"a string of at most {MAX_PATTERN:,} characters (% any text, _ any character)"
-            raise FilterError(f"LIKE has the pattern {_shown(value)}; expected {expected}, e.g. name LIKE 'json%'")
+            raise FilterError(f"LIKE has the pattern {shown(value)}; expected {expected}, e.g. name LIKE 'json%'")
         if kind is str:
             return [(kind, f"{{}} {operator} {self.bind(value)}")]
         if kind is bool and operator != "=":
-            raise FilterError(f"{operator} {_shown(value)}: true and false have no order; expected = or !=")
+            raise FilterError(f"{operator} {shown(value)}: true and false have no order; expected = or !=")
         # subtle: the cast gives the comparison NUMERIC affinity, which takes a string for a number if it is one from
         # end to end (sqlite.org/datatype3.html, 4.2). Other strings stay above all numbers, so > and >= need a ceiling.
         # Bound as text, the literal is rounded just as the same digits in the metadata are.
@@ -246,7 +234,7 @@ def _kind(value: Any) -> type:
     if isinstance(value, bool):
         return bool
     if not isinstance(value, (int, float)):
-        found = "null (that is field IS NULL, or null alone in the JSON form)" if value is None else _shown(value)
+        found = "null (that is field IS NULL, or null alone in the JSON form)" if value is None else shown(value)
         raise FilterError(f"a field is compared with {found}; expected a string, a number, true or false")
     if not abs(value) <= sys.float_info.max:
         raise FilterError("a number is NaN, infinite or beyond 1.8e308; expected a finite one, e.g. year >= 1950")
@@ -256,30 +244,19 @@ def _kind(value: Any) -> type:
 def _path(name: Any) -> list[str]:
     """``a."b c"`` -> ``["a", "b c"]``."""
     if not isinstance(name, str) or name.startswith("$") or not re.fullmatch(rf"{_NAME}(\.{_NAME})*", name):
-        raise FilterError(f'{_shown(name)} is no field (a, a.b, "a b"), nor $and, $or, $not; {_EXPECTED_JSON}')
+        raise FilterError(f'{shown(name)} is no field (a, a.b, "a b"), nor $and, $or, $not; {_EXPECTED_JSON}')
     path = ["".join(spelled) for spelled in re.findall(_NAME, name)]
     if re.search(r'["\\\x00-\x1f\ud800-\udfff]', "".join(path)) or len(path) > MAX_DEPTH:
         raise FilterError(
-            f"the field name {_shown(name)} cannot be used; expected at most {MAX_DEPTH} parts, without double quotes, "
+            f"the field name {shown(name)} cannot be used; expected at most {MAX_DEPTH} parts, without double quotes, "
             "backslashes, control characters and lone surrogates"
         )
     return path
 
 
-def _spelled(path: list[str]) -> str:
-    return ".".join(key if re.fullmatch(r'[^."`$][^."`]*', key) else f'"{key}"' for key in path)
-
-
 def _check_text(text: str) -> None:
     if re.search("[\0\ud800-\udfff]", text):
-        raise FilterError(f"{_shown(text)} holds a NUL or a lone surrogate; expected text that UTF-8 can write")
-
-
-def _shown(value: object) -> str:
-    try:
-        return _REPR.repr(value)
-    except ValueError:  # an int of more than 4300 digits
-        return f"a value of type {type(value).__name__}"
+        raise FilterError(f"{shown(text)} holds a NUL or a lone surrogate; expected text that UTF-8 can write")
 
 
 def _read_json(text: str) -> Any:
@@ -292,138 +269,3 @@ def _read_json(text: str) -> Any:
         return json.loads(text, object_pairs_hook=unique)
     except ValueError as error:
         raise FilterError(f"the filter begins with {{ but is not JSON: {error}; {_EXPECTED_JSON}") from error
-
-
-class _Reader:
-    """Turns the SQL form into the JSON form: text -> tokens -> trees (both sqlglot's) -> mapping.
-
-    Each group in parentheses is read by itself, innermost first, and stands in the outer one as a name (NUL, number):
-    sqlglot takes 20 Python frames for a level and would end at 46 levels, sooner where the caller stands deep.
-    """
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.groups: list[dict[str, Any]] = []
-
-    def read(self) -> dict[str, Any]:
-        from sqlglot import Token, TokenType
-        from sqlglot.dialects.sqlite import SQLite
-
-        try:
-            found = SQLite().tokenize(self.text)
-        except Exception as error:  # of its own type, on odd text of others
-            raise FilterError(f"the filter cannot be split into words, is a quote left open? {_EXPECTED}") from error
-        stack: list[list[Token]] = [[]]
-        starts: list[int] = []
-        listing, run = False, 0  # inside of IN (...); so many NOT or - in a row
-        for token in found:
-            kind, piece = token.token_type, self.text[token.start : token.end + 1]
-            if kind.name not in _TOKENS and (kind is TokenType.VAR or re.fullmatch(r"[^\W\d]\w*", piece)):
-                kind = TokenType.IDENTIFIER  # a key of metadata may well be called date, from or case
-            last = stack[-1][-1] if stack[-1] else None
-            opens, closes = kind is TokenType.L_PAREN, kind is TokenType.R_PAREN and not listing
-            if kind.name not in _TOKENS or (closes and not starts):
-                raise FilterError(f"{_shown(piece)} at character {token.start + 1} is not allowed; {_EXPECTED}")
-            if opens and last is not None and last.token_type is TokenType.IDENTIFIER:
-                piece = self.text[last.start : token.end + 1]
-                raise FilterError(f"{_shown(piece)} at character {last.start + 1} is not allowed; {_EXPECTED}")
-            run = run + 1 if kind in (TokenType.NOT, TokenType.DASH) else 0
-            if (opens and len(starts) == MAX_DEPTH) or run > 20:
-                raise FilterError(
-                    f"the filter is nested deeper than {MAX_DEPTH} parentheses or 20 NOT in a row at character "
-                    f"{token.start + 1}; expected a simpler one"
-                )
-            if opens and not (last is not None and last.token_type is TokenType.IN):
-                stack.append([])
-                starts.append(token.start)
-            elif closes:
-                self.groups.append(self.group(stack.pop()))
-                name = f"\0{len(self.groups) - 1}"
-                stack[-1].append(Token(TokenType.IDENTIFIER, name, token.line, token.col, starts.pop(), token.end))
-            else:
-                listing = opens or (listing and kind is not TokenType.R_PAREN)
-                stack[-1].append(Token(kind, token.text, token.line, token.col, token.start, token.end))
-        if starts:
-            raise FilterError(f"'(' at character {starts[-1] + 1} is never closed; {_EXPECTED}")
-        return self.group(stack[0])
-
-    def group(self, tokens: list[Any]) -> dict[str, Any]:
-        from sqlglot import exp
-        from sqlglot.dialects.sqlite import SQLite
-
-        if not tokens:
-            raise FilterError(f"the filter, or a pair of parentheses in it, is empty; {_EXPECTED}")
-        try:
-            tree = SQLite().parser().parse_into(exp.Condition, tokens, self.text)[0]
-        except Exception as error:  # RecursionError too, under a caller that stands deep
-            at = (getattr(error, "errors", None) or [{}])[0]
-            near = f" near {_shown(at['highlight'])} (line {at['line']}, column {at['col']})" if "line" in at else ""
-            raise FilterError(f"the filter cannot be read{near}; {_EXPECTED}") from error
-        return self.condition(tree)
-
-    def condition(self, node: Any) -> dict[str, Any]:
-        rule = _RULES.get(node.key) if node is not None else None
-        if rule is None or {name for name, value in node.args.items() if value} - _PARTS:
-            raise self.refused(node, "is not a condition")
-        query = rule(self, node)
-        return {"$not": query} if node.args.get("negate") else query  # NOT LIKE, in newer versions of sqlglot
-
-    def parenthesised(self, node: Any) -> dict[str, Any]:
-        if node.name[:1] != "\0":
-            raise self.refused(node, "is not a condition (for a field that is true: field = TRUE)")
-        return self.groups[int(node.name[1:])]
-
-    def chain(self, node: Any) -> dict[str, Any]:
-        todo, parts = [node], []
-        while todo:  # not by recursion: a chain of 10,000 ANDs is a tree as deep
-            top = todo.pop()
-            if top is not None and top.key == node.key:
-                todo += [top.expression, top.this]
-            else:
-                parts.append(self.condition(top))
-        return {f"${node.key}": parts}
-
-    def field(self, node: Any) -> str:
-        names, top = [], node
-        while top.key == "dot":
-            names.append(top.expression)
-            top = top.this
-        names += [top.args.get(part) for part in ("this", "table", "db", "catalog")] if top.key == "column" else [top]
-        names = [name for name in reversed(names) if name is not None]
-        if any(name.key != "identifier" or name.name[:1] == "\0" for name in names):
-            raise self.refused(node, "is not a field (a comparison has a field on the left, a literal on the right)")
-        return _spelled([name.name for name in names])
-
-    def literal(self, node: Any) -> Any:
-        value = node.this if node.key == "neg" else node
-        if value.key == "literal" and not value.is_string:
-            try:
-                number = int(value.this) if value.this.isdigit() else float(value.this)
-            except ValueError:
-                raise self.refused(node, "is not a number") from None
-            return number if value is node else -number
-        if value is not node or value.key not in ("literal", "boolean", "null"):
-            raise self.refused(node, "is not a literal (text stands in single quotes: 'class')")
-        return None if value.key == "null" else value.this
-
-    def refused(self, node: Any, reason: str) -> FilterError:
-        try:
-            piece = _shown(re.sub('"\0\\d+"', "(...)", node.sql()))
-        except Exception:  # a tree that is too deep or broken
-            piece = "a part of the filter"
-        return FilterError(f"{piece} {reason}; {_EXPECTED}")
-
-
-_RULES: dict[str, Callable[[_Reader, Any], dict[str, Any]]] = {
-    "column": _Reader.parenthesised,
-    "not": lambda reader, node: {"$not": reader.condition(node.this)},
-    "and": _Reader.chain,
-    "or": _Reader.chain,
-    "in": lambda reader, node: {reader.field(node.this): {"$in": [reader.literal(each) for each in node.expressions]}},
-    "between": lambda reader, node: {
-        reader.field(node.this): {"$gte": reader.literal(node.args["low"]), "$lte": reader.literal(node.args["high"])}
-    },
-    **dict.fromkeys(
-        _NODES, lambda reader, node: {reader.field(node.this): {_NODES[node.key]: reader.literal(node.expression)}}
-    ),
-}

@@ -2,10 +2,10 @@
 
 A `VectorIndex` is made once from a stream of rows, written once, and then only
 read. It knows positions 0 .. n - 1 and nothing of documents. Any FAISS factory
-string works; `choose` picks one. A filter ("allowed" positions) is answered
-exactly when it is selective, whatever the structure: graphs and lists that are
-searched approximately lose most of the right rows behind a narrow selector
-(measured with HNSW32: recall 0.22 at 0.1 %).
+string works that FAISS can search by inner product and filter; `choose` picks one.
+A filter ("allowed" positions) is answered exactly when it is selective, whatever the
+structure: graphs and lists that are searched approximately lose most of the right
+rows behind a narrow selector (measured with HNSW32: recall 0.22 at 0.1 %).
 
 The GPU path (`_to_gpu`) was written by the documentation and could not be run
 where this project is developed; it is kept as small as that deserves.
@@ -98,6 +98,9 @@ def check_factory(factory: str, dim: int) -> Any:
         If no FAISS is installed.
     """
     faiss = _faiss()
+    # subtle: FAISS takes these and ends the whole process later (HNSW1: SIGSEGV, PQ16x0: SIGFPE)
+    if re.search(r"(?<!\d)0+(?!\d)|HNSW0*1(?!\d)", factory):
+        raise InputError(f"index={factory!r} holds a size of 0 (or HNSW1); expected 1 or more, and 2 or more links")
     try:
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
@@ -105,8 +108,14 @@ def check_factory(factory: str, dim: int) -> Any:
             f"index={factory!r} is not a FAISS factory string for {dim} dimensions and inner product "
             f"({_reason(error)}); expected one like Flat, SQ8, HNSW32,Flat, IVF1024,SQ8 or auto"
         ) from error
-    if isinstance(index, faiss.IndexIDMap):
+    core = _core(index)
+    if isinstance(core, faiss.IndexIDMap):
         raise InputError(f"index={factory!r}: the catalogue keeps the ids; leave IDMap out")
+    additive = faiss.IndexIVFAdditiveQuantizer | faiss.IndexIVFAdditiveQuantizerFastScan
+    if isinstance(core, additive | faiss.Index2Layer | faiss.IndexLattice):
+        raise InputError(
+            f"index={factory!r}: FAISS cannot read back, or not filter, such an index; try IVF1024,PQ32 or HNSW32,SQ8"
+        )
     return index
 
 
@@ -150,7 +159,7 @@ class VectorIndex:
             If no FAISS is installed.
         """
         index = check_factory(factory, dim)
-        _quiet(index)
+        _tune(index)
         if not index.is_trained:
             rows = _unit(sample(), dim)
             try:
@@ -178,9 +187,8 @@ class VectorIndex:
                 size += len(data)
                 return file.write(data)
 
-            writer = faiss.BufferedIOWriter(faiss.PyCallbackIOWriter(put), 1 << 20)
-            faiss.write_index(self._index, writer)
-            del writer  # subtle: flushes its buffer
+            # subtle: no faiss.BufferedIOWriter, which flushes in its destructor, where "no space left" would be lost
+            faiss.write_index(self._index, faiss.PyCallbackIOWriter(put))
             file.flush()
             os.fsync(file.fileno())
         return size, digest.hexdigest()
@@ -230,7 +238,7 @@ class VectorIndex:
         faiss = _faiss()
         queries = _unit(queries, self.dim)
         k = min(k, self.n)
-        share = 1.0 if allowed is None else float(allowed.mean())
+        share = 1.0 if allowed is None or self.n == 0 else float(allowed.mean())
         if k == 0 or share == 0.0 or not len(queries):
             return np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
         exact = exact or share <= EXACT_SHARE
@@ -243,11 +251,17 @@ class VectorIndex:
             selector = None
             if allowed is not None:
                 bits = np.packbits(allowed, bitorder="little")
-                selector = faiss.IDSelectorBitmap(self.n, faiss.swig_ptr(bits))
+                selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
             index, parameters = _plan(self._index, k, selector, share, exact)
             scores, positions = index.search(queries, k, params=parameters)
+            if index.metric_type == faiss.METRIC_L2:
+                scores = 1.0 - scores / 2.0  # the inner product of unit rows
         found = positions >= 0
-        return np.where(found, scores, np.float32(-np.inf)), np.where(found, positions, -1)
+        scores, positions = np.where(found, scores, np.float32(-np.inf)), np.where(found, positions, -1)
+        short = ~found.all(axis=1)
+        if short.any() and not exact:  # the lists or links that were followed hold fewer than k allowed rows
+            scores[short], positions[short] = self.search(queries[short], k, allowed=allowed, exact=True)
+        return scores, positions
 
     def _scan(self, queries: Float32, k: int, positions: Int64) -> tuple[Float32, Int64]:
         """The best of these positions by decoding them: for structures that know no selector."""
@@ -255,7 +269,11 @@ class VectorIndex:
         where = np.full((len(queries), k), -1, np.int64)
         for start in range(0, len(positions), 65_536):
             part = positions[start : start + 65_536]
-            scores = np.hstack([best, queries @ self._index.reconstruct_batch(part).T])
+            rows = self._index.reconstruct_batch(part)
+            products = queries @ rows.T
+            if self._index.metric_type == _faiss().METRIC_L2:
+                products += (1.0 - np.einsum("nd,nd->n", rows, rows)) / 2.0  # as `search` scores it: 1 - |q - x|^2 / 2
+            scores = np.hstack([best, products])
             places = np.hstack([where, np.broadcast_to(part, (len(queries), len(part)))])
             order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
             best, where = np.take_along_axis(scores, order, 1), np.take_along_axis(places, order, 1)
@@ -266,9 +284,11 @@ def _takes_selector(index: Any) -> bool:
     """Whether FAISS can search just the allowed rows of this structure, all of them."""
     faiss = _faiss()
     index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexPreTransform | faiss.IndexRefine):
-        inner = faiss.downcast_index(index.index if isinstance(index, faiss.IndexPreTransform) else index.base_index)
-        return not isinstance(inner, faiss.IndexHNSW) and _takes_selector(inner)
+    if isinstance(index, faiss.IndexRefine):
+        return _takes_selector(index.base_index) and _takes_selector(index.refine_index)
+    if isinstance(index, faiss.IndexPreTransform):
+        inner = faiss.downcast_index(index.index)
+        return not isinstance(inner, faiss.IndexHNSW | faiss.IndexRefine) and _takes_selector(inner)
     if isinstance(index, faiss.IndexHNSW):
         return _takes_selector(index.storage)
     return isinstance(index, faiss.IndexFlat | faiss.IndexScalarQuantizer | faiss.IndexRaBitQ | faiss.IndexIVF)
@@ -282,6 +302,8 @@ def _plan(index: Any, k: int, selector: Any, share: float, exact: bool) -> tuple
         _, inner = _plan(index.index, k, selector, share, exact)
         return index, faiss.SearchParametersPreTransform(index_params=inner) if inner else None
     if isinstance(index, faiss.IndexRefine):
+        if exact:  # the codes below would drop rows before their refined scores are known
+            return _plan(index.refine_index, k, selector, share, exact)
         _, inner = _plan(index.base_index, k, selector, share, exact)
         return index, faiss.IndexRefineSearchParameters(k_factor=8, base_index_params=inner)
     if isinstance(index, faiss.IndexHNSW):
@@ -329,21 +351,26 @@ def _to_gpu(index: Any) -> Any:
         return None
 
 
-def _quiet(index: Any) -> None:
-    """Train on few rows without a warning for every codebook on the process's own stderr."""
+def _core(index: Any) -> Any:
+    """The structure that holds the rows, below transforms, refinements and graphs."""
     faiss = _faiss()
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexPreTransform):
-        _quiet(index.index)
-    elif isinstance(index, faiss.IndexRefine):
-        _quiet(index.base_index)
-    elif isinstance(index, faiss.IndexHNSW):
-        _quiet(index.storage)
-    else:
-        for owner in (index, getattr(index, "pq", None)):
-            clustering = getattr(owner, "cp", None)
-            if clustering is not None:
-                clustering.min_points_per_centroid = 1
+        return _core(index.index)
+    if isinstance(index, faiss.IndexRefine):
+        return _core(index.base_index)
+    return _core(index.storage) if isinstance(index, faiss.IndexHNSW | faiss.IndexNSG) else index
+
+
+def _tune(index: Any) -> None:
+    """Train on few rows without a warning for every codebook on the process's own stderr, and only what is searched."""
+    core = _core(index)
+    for owner in (core, getattr(core, "pq", None)):
+        clustering = getattr(owner, "cp", None)
+        if clustering is not None:
+            clustering.min_points_per_centroid = 1
+    if hasattr(core, "do_polysemous_training"):  # orders PQ codes for Hamming distances: 70 s of 71 (PQ16, 2,000 rows)
+        core.do_polysemous_training = False
 
 
 def _reason(error: Exception) -> str:

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from indexes.document import Document as Document
 
     from .engine import Engine as Engine
-    from .engine import Hit as Hit
+    from .hit import Hit as Hit
     from .whitening import Whitening as Whitening
 
 _HOMES = {
     "Document": "indexes.document",
     "Engine": "retrieval.engine",
-    "Hit": "retrieval.engine",
+    "Hit": "retrieval.hit",
     "Whitening": "retrieval.whitening",
 }
 __all__ = ["Document", "Engine", "Hit", "Whitening"]

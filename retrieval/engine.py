@@ -9,11 +9,8 @@ evaluating all take it.
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -22,15 +19,17 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.bundle import Bundle, BundleWriter, Found
+from indexes.bundle import Bundle, BundleWriter
 from indexes.errors import InputError
 from indexes.vectors import Choice, VectorIndex, check_factory, choose, free_memory
 
 from .corpora import Fields, Format
 from .encoder import Encoder, Role, load_encoder
+from .hit import Hit, hits_of
 from .intake import Corpus, stage_corpus
 from .models import DEFAULT_MODEL, compare
 from .progress import Advance, progress_bar
+from .provenance import made_by, model_record, whitening_record
 from .records import DEFAULT_FIELDS
 from .whitening import Float32, Whitening, unit_rows
 
@@ -38,31 +37,6 @@ logger = logging.getLogger(__name__)
 
 BATCH = 8192  # rows that are whitened and added together; fixed, so that a build gives the same bytes again
 TRAINING_ROWS = 262_144  # evenly spaced rows that lists and codebooks are trained on
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hit:
-    """A document that was found.
-
-    Parameters
-    ----------
-    rank : int
-        1 is the best.
-    doc_id : str
-    score : float
-        Cosine of the whitened vectors, rounded to 6 decimals; higher is better.
-    text : str
-    metadata : mapping
-    scores : mapping
-        What the score is made of: "dense".
-    """
-
-    rank: int
-    doc_id: str
-    score: float
-    text: str
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 class Engine:
@@ -187,11 +161,11 @@ class Engine:
                 )
             writer.commit(
                 rows,
-                model=_model_record(encoder),
-                whitening=None if whitening is None else (_whitening_record(whitening), whitening.to_bytes()),
+                model=model_record(encoder),
+                whitening=None if whitening is None else (whitening_record(whitening), whitening.to_bytes()),
                 choice={"requested": index, "factory": choice.factory, "reason": choice.reason},
                 keep_raw=raw is not None,
-                made_by=_made_by(),
+                made_by=made_by(),
             )
         return cls(Bundle(folder), encoder)
 
@@ -266,7 +240,7 @@ class Engine:
             vectors = query_or_queries
         else:
             vectors = self.embed(query_or_queries, role="query")
-        return [_hits(found) for found in self._bundle.search(vectors, k, filter=filter, exact=exact)]
+        return [hits_of(found) for found in self._bundle.search(vectors, k, filter=filter, exact=exact)]
 
     def embed(self, texts: Sequence[str], role: Role = "document") -> Float32:
         """Unit rows of shape (n, dim), float32: encoded, then whitened as this index is.
@@ -374,45 +348,3 @@ def _batches(vectors: NDArray[np.floating[Any]], advance: Advance) -> Iterator[N
 def _sample(vectors: NDArray[np.floating[Any]], size: int) -> NDArray[np.floating[Any]]:
     """At most `size` rows, evenly spaced."""
     return vectors[np.linspace(0, len(vectors) - 1, min(size, len(vectors))).astype(np.int64)]
-
-
-def _hits(found: list[Found]) -> list[Hit]:
-    return [
-        Hit(
-            rank=rank,
-            doc_id=one.document.doc_id,
-            score=one.score,
-            text=one.document.text,
-            metadata=one.document.metadata,
-            scores={"dense": one.score},
-        )
-        for rank, one in enumerate(found, start=1)
-    ]
-
-
-def _model_record(encoder: Encoder) -> dict[str, Any]:
-    return {
-        "name": encoder.name,
-        "source": encoder.source,
-        "dim": encoder.dim,
-        "max_tokens": encoder.max_tokens,
-        "prompts": dict(encoder.prompts),
-        "fingerprint": dict(encoder.fingerprint),
-    }
-
-
-def _whitening_record(whitening: Whitening) -> dict[str, Any]:
-    return {
-        "dim": whitening.components_.shape[1],
-        "beta": whitening.beta,
-        "gamma": whitening.gamma,
-        "epsilon": whitening.epsilon,
-        "n_fitted": whitening.n_fitted_,
-    }
-
-
-def _made_by() -> dict[str, str]:
-    versions = {
-        name: importlib.metadata.version(name) for name in ("sentence-retrieval", "numpy", "sentence-transformers")
-    }
-    return versions | {"time": datetime.now(timezone.utc).isoformat(timespec="seconds")}

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from indexes.errors import InputError
 
-from .engine import Hit
+from .hit import Hit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

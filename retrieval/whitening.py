@@ -61,6 +61,8 @@ def unit_rows(vectors: ArrayLike) -> Float32:
     norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
     if not norms.all():
         raise VectorError(f"vector {int(np.argmin(norms))} is zero and has no direction; expected non-zero vectors")
+    if np.isinf(norms).any():
+        raise VectorError(f"vector {int(np.argmax(norms))} is too long to be scaled; expected values below 1e150")
     unit: Float32 = (rows / norms[:, None]).astype(np.float32)
     return unit
 
@@ -85,14 +87,17 @@ def check_vectors(vectors: ArrayLike, dim: int | None = None) -> NDArray[Any]:
     >>> check_vectors([[1, 2]]).dtype
     dtype('float32')
     """
-    array = np.asarray(vectors)
-    if array.ndim != 2:
+    try:
+        array = np.asarray(vectors)
+    except ValueError as error:  # lists of different lengths
+        raise VectorError(f"vectors are no array: {error}; expected (n, d), one row a vector") from error
+    if array.ndim != 2 or (len(array) and not array.shape[1]):
         raise VectorError(f"vectors have shape {array.shape}; expected (n, d), one row a vector")
     if dim is not None and array.shape[1] != dim:
         raise VectorError(f"vectors have dim {array.shape[1]}; expected dim {dim}")
     if array.dtype.kind in "iub":
         array = array.astype(np.float32)
-    if array.dtype.kind != "f":
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise VectorError(f"vectors have dtype {array.dtype}; expected float16, float32 or float64")
     finite = np.isfinite(array).all(axis=1)
     if not finite.all():
@@ -255,7 +260,8 @@ class Whitening:
         VectorError
             If there is no vector, or one is NaN or infinite.
         InputError
-            If dim > d, or if the vectors span fewer than dim directions and gamma > 0 would divide by nothing.
+            If dim > d, or if the vectors span fewer than dim directions and gamma > 0 would divide by nothing,
+            or by so little that the scales are no float32 numbers.
         """
         moments = vectors if isinstance(vectors, Moments) else Moments.of(vectors)
         d = len(moments.mean)
@@ -276,11 +282,17 @@ class Whitening:
 
     def _prepare(self) -> None:
         k = self.components_.shape[1]
-        spectrum = self.eigenvalues_ + self.epsilon * self.eigenvalues_.mean()
-        scale = np.ones(k) if self.gamma == 0 else spectrum[:k] ** (-self.gamma / 2)
-        kernel = self.components_ * scale
-        self._bias = (-self.beta * self.mean_ @ kernel).astype(np.float32)
-        self._kernel = kernel.astype(np.float32)
+        with np.errstate(all="ignore"):
+            spectrum = self.eigenvalues_ + self.epsilon * self.eigenvalues_.mean()
+            scale = np.ones(k) if self.gamma == 0 else spectrum[:k] ** (-self.gamma / 2)
+            kernel = self.components_ * scale
+            parts = [part.astype(np.float32) for part in (kernel, -self.beta * self.mean_ @ kernel)]
+        if not all(np.isfinite(part).all() for part in parts):
+            raise InputError(
+                f"{self!r} cannot scale by a spectrum from {spectrum[0]:g} to {spectrum[k - 1]:g}; "
+                "expected gamma=0, a larger epsilon or other vectors"
+            )
+        self._kernel, self._bias = parts
 
     @property
     def kernel(self) -> Float32:
@@ -361,11 +373,12 @@ class Whitening:
                     file.get_tensor(name) for name in ("mean", "eigenvalues", "components")
                 )
             d, k = len(loaded.mean_), loaded.dim
-            if loaded.components_.shape != (d, k) or loaded.eigenvalues_.shape != (d,):
-                raise ValueError(f"components of shape {loaded.components_.shape}, expected {(d, k)}")
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            shapes = [loaded.mean_.shape, loaded.eigenvalues_.shape, loaded.components_.shape]
+            if shapes != [(d,), (d,), (d, k)]:
+                raise ValueError(f"mean, eigenvalues, components of shapes {shapes}, expected {[(d,), (d,), (d, k)]}")
+            loaded._prepare()
+        except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise IndexCorruptError(f"{fspath(path)} is not a whitening saved by Whitening.save: {error}") from error
-        loaded._prepare()
         return loaded
 
 

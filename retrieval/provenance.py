@@ -1,0 +1,41 @@
+"""What made an index, as its manifest records it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from datetime import datetime, timezone
+from typing import Any
+
+from .encoder import Encoder
+from .whitening import Whitening
+
+
+def model_record(encoder: Encoder) -> dict[str, Any]:
+    """The encoder, so that another one can be refused."""
+    return {
+        "name": encoder.name,
+        "source": encoder.source,
+        "dim": encoder.dim,
+        "max_tokens": encoder.max_tokens,
+        "prompts": dict(encoder.prompts),
+        "fingerprint": dict(encoder.fingerprint),
+    }
+
+
+def whitening_record(whitening: Whitening) -> dict[str, Any]:
+    """The parameters of a fitted whitening."""
+    return {
+        "dim": whitening.components_.shape[1],
+        "beta": whitening.beta,
+        "gamma": whitening.gamma,
+        "epsilon": whitening.epsilon,
+        "n_fitted": whitening.n_fitted_,
+    }
+
+
+def made_by() -> dict[str, str]:
+    """Versions of what computed the vectors, and the time (UTC)."""
+    versions = {
+        name: importlib.metadata.version(name) for name in ("sentence-retrieval", "numpy", "sentence-transformers")
+    }
+    return versions | {"time": datetime.now(timezone.utc).isoformat(timespec="seconds")}
