@@ -327,7 +327,13 @@ class Whitening:
         """
         self._check_fitted()
         rows = check_vectors(vectors, len(self.mean_)).astype(np.float32, copy=False)
-        return unit_rows(rows @ self._kernel + self._bias)
+        projected = rows @ self._kernel + self._bias
+        # subtle: the mean itself leaves rounding, up to 1.8 eps |bias|, which must not become a direction
+        noise = 8 * np.finfo(np.float32).eps * np.linalg.norm(self._bias)
+        lost = np.linalg.norm(projected, axis=1) < noise
+        if lost.any():
+            raise VectorError(f"vector {int(lost.argmax())} is the mean of the fit and has no direction; leave it out")
+        return unit_rows(projected)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "_kernel"):

@@ -385,7 +385,10 @@ def test_a_file_is_held_against_its_entry(tmp_path: Path) -> None:
         dataclasses.replace(entry, name="g").verify(tmp_path)
 
 
-def test_everything_is_durable_before_the_commit_lists_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("whitening", [WHITENING, None], ids=["whitening", "none"])
+def test_everything_is_durable_before_the_commit_lists_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whitening: Any
+) -> None:
     synced: set[tuple[int, int]] = set()
 
     def sync(descriptor: int) -> None:
@@ -402,7 +405,7 @@ def test_everything_is_durable_before_the_commit_lists_it(tmp_path: Path, monkey
     real = indexes.bundle.write_commit
     monkeypatch.setattr("os.fsync", sync)
     monkeypatch.setattr("indexes.bundle.write_commit", write_commit)
-    build(tmp_path / "index", DOCUMENTS)
+    build(tmp_path / "index", DOCUMENTS, whitening=whitening)
     assert checked
 
 
@@ -892,6 +895,7 @@ def test_the_files_of_another_index_are_found(index: Path, tmp_path: Path) -> No
         ("UPDATE documents SET row = 77 WHERE row = 7", "document of row 7 is missing"),
         ("DELETE FROM documents WHERE row = 7", "document of row 7 is missing"),
         ("INSERT INTO deletions VALUES (7)", "lists 40 documents, but 39 vectors"),
+        ("DROP TABLE deletions; CREATE TABLE deletions (row); INSERT INTO deletions VALUES (NULL)", "cannot be read"),
         ("DELETE FROM commits", "lists no commit"),
         ("DROP TABLE commits", "lists no commit"),
         ("DROP TABLE documents", "cannot be read"),
@@ -905,15 +909,24 @@ def test_the_files_of_another_index_are_found(index: Path, tmp_path: Path) -> No
 )
 def test_what_rot_or_a_stranger_does_to_the_catalogue_is_found(index: Path, damage: str, message: str) -> None:
     with closing(sqlite3.connect(index / "catalogue.sqlite")) as db, db:
-        db.execute(damage)
+        db.executescript(damage)
     with pytest.raises(IndexCorruptError, match=message):
         everything(index)
 
 
-def test_a_filter_over_damaged_metadata_is_refused(index: Path) -> None:
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        ("UPDATE documents SET metadata = '{' WHERE row = 7", "malformed"),
+        ("ALTER TABLE documents RENAME COLUMN metadata TO data", "no such column"),
+        ("CREATE TABLE d AS SELECT * FROM documents; UPDATE d SET row = NULL; DROP TABLE documents; "
+         "ALTER TABLE d RENAME TO documents", "cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_filter_over_a_damaged_catalogue_is_refused(index: Path, damage: str, message: str) -> None:
     with closing(sqlite3.connect(index / "catalogue.sqlite")) as db, db:
-        db.execute("UPDATE documents SET metadata = '{' WHERE row = 7")
-    with closing(Bundle(index)) as bundle, pytest.raises(IndexCorruptError, match="malformed"):
+        db.executescript(damage)
+    with closing(Bundle(index)) as bundle, pytest.raises(IndexCorruptError, match=message):
         bundle.search(CELLS, 3, filter="kind = 'a'")
 
 

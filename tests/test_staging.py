@@ -484,7 +484,8 @@ def test_published_vectors_outlive_the_staging(tmp_path: Path) -> None:
     with closing(stage(tmp_path / "s", TEXTS)) as staging:
         encode_staged(staging)
         raw, _ = stored(tmp_path / "s")
-        entry = staging.publish_raw(tmp_path / "out.npy", "raw")
+        staging.publish_raw(tmp_path / "out.npy", "raw")
+        entry = staging.publish_raw(tmp_path / "out.npy", "raw")  # again: the commit did not come about
         staging.discard()
     assert not (tmp_path / "s").exists()
     assert (tmp_path / "out.npy").read_bytes() == raw
