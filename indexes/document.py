@@ -13,6 +13,9 @@ from typing import Any
 
 from .errors import InputError
 
+MAX_DEPTH = 100
+"""Levels of nesting that metadata may have."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
@@ -57,6 +60,7 @@ class Document:
             _check_unicode("doc_id", self.doc_id)
         if not isinstance(self.metadata, Mapping):
             raise InputError(f"metadata is {_shown(self.metadata)}; expected a JSON object")
+        _check_nesting(self.metadata)
         _check_unicode("metadata", self.metadata_json())
 
     def metadata_json(self) -> str:
@@ -81,6 +85,24 @@ class Document:
 def _shown(value: object) -> str:
     text = repr(value)
     return f"{text if len(text) <= 40 else text[:37] + '...'} ({type(value).__name__})"
+
+
+def _check_nesting(metadata: Mapping[str, Any]) -> None:
+    """Keys are strings all the way down, and not more than `MAX_DEPTH` levels: SQLite's JSON reads 1,000."""
+    containers: list[Any] = [metadata]
+    for _ in range(MAX_DEPTH):
+        inner: list[Any] = []
+        for container in containers:
+            if isinstance(container, Mapping):
+                for key in container:
+                    if not isinstance(key, str):
+                        raise InputError(f"metadata has the key {_shown(key)}; expected strings as keys")
+                container = container.values()
+            inner += [value for value in container if isinstance(value, Mapping | list | tuple)]
+        containers = inner
+        if not containers:
+            return
+    raise InputError(f"metadata is nested deeper than {MAX_DEPTH} levels; expected a flatter object")
 
 
 def _check_unicode(name: str, value: str) -> None:

@@ -60,6 +60,7 @@ class Staging:
         for name in ("documents.sqlite", "documents.sqlite-wal", "documents.sqlite-shm"):
             (folder / name).unlink(missing_ok=True)
         self._database = open_database(folder / "documents.sqlite")
+        self._database.execute("PRAGMA synchronous = OFF")  # read again from the corpus by whoever goes on
         create_documents(self._database, source=str, line=int)
         self._database.table("documents").create_index(["text_hash"])
         self._digest = hashlib.sha256()

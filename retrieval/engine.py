@@ -19,9 +19,10 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.bundle import Bundle, BundleWriter
+from indexes.bundle import Bundle
 from indexes.errors import InputError
 from indexes.vectors import Choice, VectorIndex, check_factory, choose, free_memory
+from indexes.writer import BundleWriter
 
 from .corpora import Fields, Format
 from .encoder import Encoder, Role, load_encoder

@@ -20,11 +20,12 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.bundle import Bundle, BundleWriter
+from indexes.bundle import Bundle
 from indexes.document import Document
 from indexes.manifest import Manifest, checksum
 from indexes.staging import Staging
 from indexes.vectors import VectorIndex
+from indexes.writer import BundleWriter
 
 Float32 = NDArray[np.float32]
 Record = tuple[Document, str, int]

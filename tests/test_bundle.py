@@ -47,7 +47,7 @@ from storage import (
 )
 
 import indexes.staging
-from indexes.bundle import Bundle, BundleWriter
+from indexes.bundle import Bundle
 from indexes.document import Document
 from indexes.errors import (
     FilterError,
@@ -63,6 +63,7 @@ from indexes.errors import (
 from indexes.files import FileEntry, sha256_of
 from indexes.lock import write_lock
 from indexes.manifest import FORMAT_VERSION, Manifest, Segment, checksum
+from indexes.writer import BundleWriter
 
 TESTS = Path(__file__).parent
 
@@ -402,9 +403,9 @@ def test_everything_is_durable_before_the_commit_lists_it(
         real(*arguments)
 
     checked: list[bool] = []
-    real = indexes.bundle.write_commit
+    real = indexes.writer.write_commit
     monkeypatch.setattr("os.fsync", sync)
-    monkeypatch.setattr("indexes.bundle.write_commit", write_commit)
+    monkeypatch.setattr("indexes.writer.write_commit", write_commit)
     build(tmp_path / "index", DOCUMENTS, whitening=whitening)
     assert checked
 
@@ -412,15 +413,15 @@ def test_everything_is_durable_before_the_commit_lists_it(
 # ---- commits that do not come about
 
 POINTS = [
-    "indexes.bundle.VectorIndex.write",
-    "indexes.bundle.Staging.publish_raw",
-    "indexes.bundle.write_durably",
-    "indexes.bundle.sync_folder",
-    "indexes.bundle.open_database",
-    "indexes.bundle.Staging.attach",
-    "indexes.bundle.create_documents",
-    "indexes.bundle.Staging.publish_documents",
-    "indexes.bundle.write_commit",
+    "indexes.writer.VectorIndex.write",
+    "indexes.writer.Staging.publish_raw",
+    "indexes.writer.write_durably",
+    "indexes.writer.sync_folder",
+    "indexes.writer.open_database",
+    "indexes.writer.Staging.attach",
+    "indexes.writer.create_documents",
+    "indexes.writer.Staging.publish_documents",
+    "indexes.writer.write_commit",
 ]
 
 
@@ -444,7 +445,7 @@ def test_a_commit_that_fails_leaves_a_build_to_go_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: Path, point: str, after: bool, error: BaseException
 ) -> None:
     owner, name = point.rsplit(".", 1)
-    target: Any = {"indexes.bundle": indexes.bundle}.get(owner) or getattr(indexes.bundle, owner.rsplit(".", 1)[1])
+    target: Any = {"indexes.writer": indexes.writer}.get(owner) or getattr(indexes.writer, owner.rsplit(".", 1)[1])
     real = getattr(target, name)
 
     def fail(*arguments: Any) -> None:
@@ -471,7 +472,7 @@ def test_an_index_whose_staging_could_not_be_removed_is_whole(
         raise OSError
 
     with monkeypatch.context() as patch:
-        patch.setattr("indexes.bundle.Staging.discard", fail)
+        patch.setattr("indexes.writer.Staging.discard", fail)
         with pytest.raises(OSError):
             build(tmp_path / "index", DOCUMENTS)
     with closing(Bundle(tmp_path / "index")) as bundle:
@@ -486,7 +487,7 @@ def test_a_commit_that_failed_may_be_followed_by_another_build(tmp_path: Path, m
         raise OSError
 
     with monkeypatch.context() as patch:
-        patch.setattr("indexes.bundle.write_commit", fail)
+        patch.setattr("indexes.writer.write_commit", fail)
         with pytest.raises(OSError):
             build(tmp_path / "index", DOCUMENTS)
     others = corpus(8)
@@ -501,12 +502,12 @@ def test_a_commit_that_failed_may_be_followed_by_another_build(tmp_path: Path, m
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import indexes.bundle, indexes.staging, storage
+import indexes.writer, indexes.staging, storage
 
 folder, owner, name, when, call = Path(sys.argv[1]), *sys.argv[2:5], int(sys.argv[5])
 indexes.staging.CHUNK = 3
-target = {"bundle": indexes.bundle, "staging": indexes.staging, "Staging": indexes.staging.Staging,
-          "VectorIndex": indexes.bundle.VectorIndex, "shutil": indexes.staging.shutil}[owner]
+target = {"bundle": indexes.writer, "staging": indexes.staging, "Staging": indexes.staging.Staging,
+          "VectorIndex": indexes.writer.VectorIndex, "shutil": indexes.staging.shutil}[owner]
 real, calls = getattr(target, name), []
 
 def die(*arguments):
@@ -618,7 +619,7 @@ def test_an_error_before_the_first_vector_of_another_plan_leaves_nothing_behind(
         raise OSError
 
     with monkeypatch.context() as patch:
-        patch.setattr("indexes.bundle.write_commit", fail)
+        patch.setattr("indexes.writer.write_commit", fail)
         with pytest.raises(OSError):
             build(tmp_path / "index", DOCUMENTS)
     assert {"catalogue.sqlite", "segments", "staging"} <= {path.name for path in (tmp_path / "index").iterdir()}
