@@ -1,5 +1,44 @@
-"""Labelled data in, numbers out: how good a search is, by measures everybody knows."""
+"""Labelled data in, numbers out: how good vectors and a search are, by measures everybody knows.
 
-from .retrieval import RetrievalReport, RetrievalSet, evaluate_retrieval, load_retrieval
+The names below are loaded when they are first used, so that ``retrieval --help`` is quick.
+"""
 
-__all__ = ["RetrievalReport", "RetrievalSet", "evaluate_retrieval", "load_retrieval"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .pairs import STSSet as STSSet
+    from .pairs import load_sts as load_sts
+    from .report import STSReport as STSReport
+    from .retrieval import RetrievalReport as RetrievalReport
+    from .retrieval import RetrievalSet as RetrievalSet
+    from .retrieval import evaluate_retrieval as evaluate_retrieval
+    from .retrieval import load_retrieval as load_retrieval
+    from .sts import evaluate_sts as evaluate_sts
+
+_HOMES = {
+    "RetrievalReport": "retrieval",
+    "RetrievalSet": "retrieval",
+    "STSReport": "report",
+    "STSSet": "pairs",
+    "evaluate_retrieval": "retrieval",
+    "evaluate_sts": "sts",
+    "load_retrieval": "retrieval",
+    "load_sts": "pairs",
+}
+__all__ = [
+    "RetrievalReport",
+    "RetrievalSet",
+    "STSReport",
+    "STSSet",
+    "evaluate_retrieval",
+    "evaluate_sts",
+    "load_retrieval",
+    "load_sts",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"eval.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'eval' has no attribute {name!r}")

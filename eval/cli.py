@@ -11,7 +11,42 @@ from .retrieval import MEASURES, evaluate_retrieval
 
 @click.group(name="eval")
 def evaluate() -> None:
-    """Measure how good an index is."""
+    """Measure how good a model or an index is."""
+
+
+@evaluate.command()
+@click.argument("model", metavar="MODEL|INDEX")
+@click.argument("datasets", nargs=-1, required=True, metavar="DATA...")
+@click.option("--whitening", type=click.Path(exists=True, dir_okay=False), help="File of a fitted whitening.")
+@click.option("--split", default="test", show_default=True, help="Which file of a folder: SPLIT.tsv.")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False),
+    help="Where names are looked up.  [default: RETRIEVAL_DATA]",
+)
+@click.option("--resamples", default=1000, show_default=True, help="Bootstrap samples behind an interval; 0 for none.")
+@click.option("--plot", type=click.Path(dir_okay=False), help="Also write a picture (PNG, SVG, PDF).")
+@click.option(
+    "--format", "format_", type=click.Choice(["table", "json", "markdown"]), default="table", show_default=True
+)
+def sts(
+    model: str, datasets: tuple[str, ...], whitening: str | None, split: str, data: str | None, resamples: int,
+    plot: str | None, format_: str,
+) -> None:  # fmt: skip
+    """How well cosines follow people's scores of sentence pairs.
+
+    DATA is a file with the columns sentence1, sentence2, score (TSV, CSV, JSONL), a folder with SPLIT.tsv, a
+    folder of those, or a name in the data folder.
+    """
+    from .sts import evaluate_sts
+
+    report = evaluate_sts(model, datasets, whitening=whitening, split=split, data=data, resamples=resamples)
+    if plot is not None:
+        report.plot(plot)
+    if format_ == "json":
+        click.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        click.echo(report.to_markdown() if format_ == "markdown" else report.to_text())
 
 
 @evaluate.command()

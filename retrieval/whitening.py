@@ -379,9 +379,13 @@ class Whitening:
                     file.get_tensor(name) for name in ("mean", "eigenvalues", "components")
                 )
             d, k = len(loaded.mean_), loaded.dim
-            shapes = [loaded.mean_.shape, loaded.eigenvalues_.shape, loaded.components_.shape]
-            if shapes != [(d,), (d,), (d, k)]:
-                raise ValueError(f"mean, eigenvalues, components of shapes {shapes}, expected {[(d,), (d,), (d, k)]}")
+            tensors = (loaded.mean_, loaded.eigenvalues_, loaded.components_)
+            shapes, kinds = [tensor.shape for tensor in tensors], {str(tensor.dtype) for tensor in tensors}
+            if shapes != [(d,), (d,), (d, k)] or kinds != {"float64"}:
+                raise ValueError(
+                    f"mean, eigenvalues, components of shapes {shapes} and dtypes {kinds}; "
+                    f"expected {[(d,), (d,), (d, k)]} in float64"
+                )
             loaded._prepare()
         except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise IndexCorruptError(f"{fspath(path)} is not a whitening saved by Whitening.save: {error}") from error

@@ -559,6 +559,9 @@ def test_truncated_files(tmp_path: Path) -> None:
         a_file(mean=np.array([0, np.inf, 0])),
         a_file(eigenvalues=np.array([-1.0, -2.0, 1.0])),
         a_file(eigenvalues=np.zeros(3)),
+        a_file(mean=np.zeros(3, np.float32)),
+        a_file(components=np.ones((3, 2), np.int64)),
+        a_file(eigenvalues=np.ones(3, np.complex64)),  # C64: one changed byte away from F64
     ],
     ids=lambda data: f"{len(data)} bytes",
 )

@@ -1,0 +1,211 @@
+"""Labelled sentence pairs from files: what STS evaluation, tuning and training read.
+
+A set is a TSV, CSV or JSONL file with two sentences and a score a row, or a folder
+with one file a split; a folder of such sets is all of them. Subsets (the years'
+parts of STS12-16) are one concatenated set, "all", as in MTEB.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.errors import CorpusError, InputError
+from retrieval.streams import decoded, inner_suffix, lines_of, open_stream
+
+SUFFIXES = (".tsv", ".csv", ".jsonl")
+COLUMNS = (("sentence1", "text1", "sentence_a"), ("sentence2", "text2", "sentence_b"), ("score", "label", "similarity"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class STSSet:
+    """Sentence pairs with a score each.
+
+    Parameters
+    ----------
+    name : str
+    sentences1, sentences2 : tuple of str, length n
+    scores : ndarray of shape (n,), float64
+        Higher is more alike; any scale, as only ranks and linear relation are measured.
+    dev : STSSet, optional
+        The development pairs of the same set, from which a 0/1 set's threshold is taken.
+    """
+
+    name: str
+    sentences1: tuple[str, ...]
+    sentences2: tuple[str, ...]
+    scores: NDArray[np.float64]
+    dev: STSSet | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def binary(self) -> bool:
+        """Whether all scores are 0 or 1."""
+        return bool(np.isin(self.scores, (0.0, 1.0)).all())
+
+
+def load_sts(
+    source: str | PathLike[str], *, split: str = "test", data: str | PathLike[str] | None = None
+) -> list[STSSet]:
+    """The labelled pairs of a file, a folder, a folder of those, or a name in the data folder.
+
+    Parameters
+    ----------
+    source : path or str
+        A file (.tsv, .csv, .jsonl; also .gz, .zst) with the columns sentence1, sentence2, score; a folder
+        with a file SPLIT.tsv (or .csv, .jsonl); a folder of such files or folders; or a name, such as
+        "stsb-en", that is looked up in `data` and its subfolder "sts".
+    split : str, default="test"
+    data : path, optional
+        Default: the environment's RETRIEVAL_DATA.
+
+    Returns
+    -------
+    list of STSSet
+        One, or as many as the folder holds, by name.
+
+    Raises
+    ------
+    CorpusError
+        If nothing is found (the message says where it was looked for), or a row cannot be used.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "tiny.tsv"
+    >>> _ = path.write_text("sentence1\\tsentence2\\tscore\\nA cat.\\tA dog.\\t2.5\\n")
+    >>> load_sts(path)[0].scores
+    array([2.5])
+    """
+    places = [Path(source)]
+    root = data if data is not None else os.environ.get("RETRIEVAL_DATA")
+    if root is not None and not Path(source).is_absolute():
+        places += [Path(root) / source, Path(root) / "sts" / source]
+    for place in places:
+        if place.is_file():
+            return [_read(place, place.name.split(".")[0])]
+        if place.is_dir():
+            found = _in_folder(place, split)
+            if found:
+                return found
+            raise CorpusError(str(place), 0, f"no {split}.tsv (or .csv, .jsonl) in it or in a folder of it")
+    hint = "" if root else "; set data=FOLDER or RETRIEVAL_DATA to look names up there"
+    raise CorpusError(str(source), 0, f"no such file, folder or set; looked at {', '.join(map(str, places))}{hint}")
+
+
+def _in_folder(folder: Path, split: str) -> list[STSSet]:
+    own = _split_file(folder, split)
+    if own is not None:
+        pairs = _read(own, folder.name)
+        dev = _split_file(folder, "dev") if pairs.binary and split != "dev" else None
+        return [pairs if dev is None else _with_dev(pairs, _read(dev, folder.name))]
+    found: list[STSSet] = []
+    for inner in sorted(folder.iterdir()):
+        if inner.is_dir() and _split_file(inner, split) is not None:
+            found += _in_folder(inner, split)
+        elif inner.is_file() and inner_suffix(inner) in SUFFIXES:
+            found.append(_read(inner, inner.name.split(".")[0]))
+    return found
+
+
+def _split_file(folder: Path, split: str) -> Path | None:
+    names = (f"{split}{suffix}{packed}" for suffix in SUFFIXES for packed in ("", ".gz", ".zst"))
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _with_dev(pairs: STSSet, dev: STSSet) -> STSSet:
+    return STSSet(
+        name=pairs.name, sentences1=pairs.sentences1, sentences2=pairs.sentences2, scores=pairs.scores, dev=dev
+    )
+
+
+def _read(path: Path, name: str) -> STSSet:
+    kind = inner_suffix(path)
+    if kind not in SUFFIXES:
+        raise CorpusError(str(path), 0, f"suffix {kind!r}; expected one of {', '.join(SUFFIXES)} (also .gz, .zst)")
+    first, second, scores = [], [], []
+    with open_stream(path) as stream:
+        lines = lines_of(stream, str(path))
+        for line, row in (_json_rows if kind == ".jsonl" else _table_rows)(lines, str(path)):
+            try:
+                one, two, score = (_column(row, names) for names in COLUMNS)
+                first.append(_sentence(one))
+                second.append(_sentence(two))
+                scores.append(_score(score))
+            except InputError as error:
+                raise CorpusError(str(path), line, str(error)) from None
+    if not scores:
+        raise CorpusError(str(path), 0, "no pairs in it; expected rows of sentence1, sentence2, score")
+    return STSSet(name=name, sentences1=tuple(first), sentences2=tuple(second), scores=np.array(scores, np.float64))
+
+
+def _table_rows(lines: Iterator[tuple[int, bytes]], source: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    tabs = ".tsv" in Path(source).suffixes
+    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
+    at = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal at
+        for at, raw in lines:  # noqa: B007
+            try:
+                yield decoded(at, raw)
+            except InputError as error:
+                raise CorpusError(source, at, str(error)) from None
+
+    try:
+        reader = csv.reader(texts(), **dialect)
+        header: Sequence[str] = next(reader, [])
+        for row in reader:
+            if row and len(row) != len(header):
+                raise CorpusError(source, at, f"{len(row)} fields; expected {len(header)} as in the header")
+            if row:
+                yield at, dict(zip(header, row, strict=True))
+    except csv.Error as error:
+        raise CorpusError(source, at, f"{error}; expected fields quoted as in RFC 4180") from None
+
+
+def _json_rows(lines: Iterator[tuple[int, bytes]], source: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for line, raw in lines:
+        try:
+            text = decoded(line, raw)
+            row = json.loads(text) if text.strip() else None
+        except ValueError as error:  # an InputError is one, too
+            raise CorpusError(source, line, f"not JSON: {error}; expected one object a line") from None
+        if row is not None and not isinstance(row, dict):
+            raise CorpusError(source, line, f"a JSON {type(row).__name__}; expected one object a line")
+        if row is not None:
+            yield line, row
+
+
+def _column(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    for name in names:
+        if name in row:
+            return row[name]
+    raise InputError(f"no column {names[0]!r}; the columns are {', '.join(map(str, row)) or 'none'}")
+
+
+def _sentence(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"sentence {value!r}; expected some words")
+    return value
+
+
+def _score(value: Any) -> float:
+    try:
+        score = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"score {value!r}; expected a number") from None
+    if not np.isfinite(score):
+        raise InputError(f"score {value!r}; expected a finite number")
+    return score
