@@ -8,6 +8,7 @@ Leaves out the measures themselves: names such as nDCG@10, R@100, RR@10, AP are 
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -19,6 +20,8 @@ from retrieval.corpora import read_corpus
 
 if TYPE_CHECKING:
     from retrieval import Engine
+
+logger = logging.getLogger(__name__)
 
 MEASURES = ("nDCG@10", "R@100")
 QUERIES_AT_ONCE = 256
@@ -169,6 +172,11 @@ def evaluate_retrieval(
         for query_id, hits in zip(batch, engine.search([judged.queries[i] for i in batch], depth), strict=True):
             # subtle: measures break ties of score by id their own way; the rank is what we answer with
             run[query_id] = {hit.doc_id: -float(hit.rank) for hit in hits}
+    if not any(run[query_id].keys() & judged.qrels[query_id].keys() for query_id in ids):
+        logger.warning(
+            "none of the documents judged in %s was found: is this an index over its documents, with their ids?",
+            judged.name,
+        )
     per_query: dict[str, dict[str, float]] = {str(measure): dict.fromkeys(ids, 0.0) for measure in wanted}
     for value in ir_measures.iter_calc(wanted, judged.qrels, run):
         per_query[str(value.measure)][value.query_id] = value.value

@@ -132,8 +132,8 @@ class Bundle:
         InputError
             If k < 1, or a filter or vector cannot be used.
         """
-        if k < 1:
-            raise InputError(f"k={k}; expected the number of hits, 1 or more")
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise InputError(f"k={k!r}; expected the number of hits, 1 or more")
         with self._catalogue.snapshot() as manifest:
             self._load(manifest)
             wanted = None if filter is None else self._catalogue.rows_matching(filter)

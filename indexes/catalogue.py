@@ -25,7 +25,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import FilterError, IndexCorruptError, IndexMissingError, IndexUnfinishedError
+from .errors import FilterError, IndexCorruptError, IndexMissingError, IndexUnfinishedError, InputError
 from .filters import parse_filter
 from .manifest import Manifest, checksum
 
@@ -234,6 +234,8 @@ class Catalogue:
         """What SQLite cannot read is damaged; with words, of the errors of operation only those that hold one."""
         try:
             yield
+        except sqlite3.ProgrammingError as error:
+            raise InputError(f"the index {self._path.parent} was closed; open it again with Engine.open") from error
         except _UNREADABLE as error:
             if words and isinstance(error, sqlite3.OperationalError) and not any(word in str(error) for word in words):
                 raise

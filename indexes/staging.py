@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from .catalogue import DOCUMENT_COLUMNS, create_documents, document_checksum, open_database, text_hash
 from .document import Document
-from .errors import VectorError
+from .errors import IndexUnfinishedError, VectorError
 from .files import FileEntry, sha256_of, sync_folder, write_durably
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Staging:
         )
         return {doc_id: (source, line) for doc_id, source, line in found}
 
-    def begin_vectors(self, dim: int, dtype: str, plan: Mapping[str, Any]) -> None:
+    def begin_vectors(self, dim: int, dtype: str, plan: Mapping[str, Any], *, drop_others: bool = True) -> None:
         """Make room for the raw vectors, or find those of an interrupted build again.
 
         Parameters
@@ -144,6 +144,13 @@ class Staging:
         plan : mapping
             Everything that decides what the vectors are. If it and the documents are those of the
             interrupted build, `encoded` says how far that had come; else it starts at 0.
+        drop_others : bool, default=True
+            Whether the vectors of an interrupted build of another plan may be thrown away.
+
+        Raises
+        ------
+        IndexUnfinishedError
+            If there are such vectors, and they may not.
         """
         self._dim, self._dtype = dim, np.dtype(dtype)
         wanted = {"plan": dict(plan), "dim": dim, "dtype": dtype, "documents": self._digest.hexdigest()}
@@ -155,6 +162,11 @@ class Staging:
             )
             self._offset = file.tell()
         self.encoded = self._progress()
+        if not self.encoded and (lost := self._others()) and not drop_others:
+            raise IndexUnfinishedError(
+                f"{self._folder.parent} holds an interrupted build of other documents or by another model ({lost:,} "
+                f"vectors are done); run that build again to finish it, or remove {self._folder.parent} to begin afresh"
+            )
         if self.encoded:
             os.truncate(self._raw, self._position(self.encoded))
         else:
@@ -187,6 +199,15 @@ class Staging:
             return 0
         whole = 0 <= encoded <= self.count and size >= self._position(encoded) and flags >= encoded
         return encoded if progress == self._plan and whole else 0
+
+    def _others(self) -> int:
+        """How many vectors of another plan lie here."""
+        try:
+            progress = dict(json.loads((self._folder / "progress.json").read_text()))
+            encoded = int(progress.pop("encoded"))
+            return 0 if progress == self._plan else encoded
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+            return 0
 
     def chunks(self) -> Iterator[list[str]]:
         """The texts that are still to be encoded, chunk by chunk; `put` each one's vectors before asking for the next.

@@ -87,13 +87,21 @@ def free_memory() -> int:
         return 4 << 30
 
 
-def check_factory(factory: str, dim: int) -> Any:
+def check_factory(factory: str, dim: int, n: int | None = None) -> Any:
     """An empty FAISS index of this factory string; costs next to nothing, so a typo is found before hours of work.
+
+    Parameters
+    ----------
+    factory : str
+    dim : int
+    n : int, optional
+        Rows that will come.
 
     Raises
     ------
     InputError
-        If FAISS does not know the factory string, or knows it not for this dim and inner product.
+        If FAISS does not know the factory string, knows it not for this dim and inner product, or cannot train
+        it on so few rows.
     MissingPackageError
         If no FAISS is installed.
     """
@@ -115,6 +123,11 @@ def check_factory(factory: str, dim: int) -> Any:
     if isinstance(core, additive | faiss.Index2Layer | faiss.IndexLattice):
         raise InputError(
             f"index={factory!r}: FAISS cannot read back, or not filter, such an index; try IVF1024,PQ32 or HNSW32,SQ8"
+        )
+    needed = max(getattr(core, "nlist", 0), getattr(getattr(core, "pq", None), "ksub", 0))
+    if n is not None and n < needed:
+        raise InputError(
+            f"index={factory!r} learns from {needed:,} documents or more, but there are {n:,}; try fewer lists, or Flat"
         )
     return index
 

@@ -26,6 +26,7 @@ from indexes.errors import RetrievalError
 if TYPE_CHECKING:
     from .engine import Engine
     from .output import Answer
+    from .records import Fields
 
 FORMATS = ["jsonl", "csv", "tsv", "text", "parquet", "beir"]
 QUERIES_AT_ONCE = 256
@@ -135,7 +136,7 @@ def build(
     )
     with engine:
         info = engine.info()
-    _note(
+    logging.getLogger(__name__).info(
         f"{index_path}: {info['documents']:,} documents, {info['dim']} of {info['model_dim']} columns, "
         f"{info['bytes'] / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s"
     )
@@ -147,6 +148,8 @@ def build(
 @click.option(
     "-i", "--input", "queries", metavar="FILE", help="File of queries (JSONL, CSV, TSV or text), - for standard input."
 )
+@click.option("--id-field", help="Field of a query's id in FILE.  [default: _id or id; else its line]")
+@click.option("--text-field", multiple=True, help="Field of a query's text in FILE.  [default: title and text]")
 @click.option("-k", default=10, show_default=True, help="Number of hits.")
 @click.option(
     "--filter", "expression", metavar="EXPR", help="Metadata filter: \"kind = 'class' AND year >= 1990\" or JSON."
@@ -158,19 +161,27 @@ def build(
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors.")
 def query(
-    index_path: str, text: str | None, queries: str | None, k: int, expression: str | None, exact: bool,
-    model: str | None, format_: str, quiet: bool,
+    index_path: str, text: str | None, queries: str | None, id_field: str | None, text_field: tuple[str, ...], k: int,
+    expression: str | None, exact: bool, model: str | None, format_: str, quiet: bool,
 ) -> None:  # fmt: skip
-    """Find the documents nearest in meaning to TEXT, or to each query of a file."""
+    """Find the documents nearest in meaning to TEXT.
+
+    TEXT may be - for standard input, a query a line; -i reads queries from a file.
+    """
+    if text == "-":
+        text, queries = None, "-" if queries is None else queries
     if (text is None) == (queries is None):
         raise click.UsageError("give either TEXT or -i FILE")
     _say(quiet)
     from .engine import Engine
     from .output import WRITERS
+    from .records import Fields
 
     with Engine.open(index_path, model=model) as engine:
+        engine.encoder  # noqa: B018  # loaded now, so that its time is not taken for a query's
+        fields = Fields(doc_id=id_field, text=text_field)
         try:
-            WRITERS[format_](_answers(engine, _queries(text, queries), k, expression, exact))
+            WRITERS[format_](_answers(engine, _queries(text, queries, fields), k, expression, exact))
             sys.stdout.flush()
         except BrokenPipeError:  # the reader of our output has gone, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -180,7 +191,7 @@ def query(
 @click.argument("index_path", metavar="INDEX")
 @click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def info(index_path: str, format_: str) -> None:
-    """Say what an index is: documents, model, whitening, structure, size."""
+    """Say what an index is: model, size, structure."""
     from .engine import Engine
 
     with Engine.open(index_path) as engine:
@@ -194,7 +205,7 @@ def info(index_path: str, format_: str) -> None:
             click.echo(f"{name:<{width}}  {shown}")
 
 
-def _queries(text: str | None, path: str | None) -> Iterator[tuple[str, str]]:
+def _queries(text: str | None, path: str | None, fields: Fields) -> Iterator[tuple[str, str]]:
     """Pairs of query id and query; a query without an id gets its line number."""
     if text is not None:
         yield "1", text
@@ -202,7 +213,7 @@ def _queries(text: str | None, path: str | None) -> Iterator[tuple[str, str]]:
     from .corpora import read_corpus
 
     assert path is not None
-    for record in read_corpus(path):
+    for record in read_corpus(path, fields=fields):
         yield record.document.doc_id or str(record.line), record.document.text
 
 

@@ -9,6 +9,7 @@ where a model's files lie (`retrieval.models`) and whitening.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,7 +83,7 @@ class SentenceTransformerEncoder:
         self.dim = int(self._model.get_embedding_dimension() or 0)
         self.max_tokens = self._model.max_seq_length
         self.fingerprint: Mapping[str, Any] = fingerprint(files.folder) | {
-            "prompts": repr(sorted(self.prompts.items()))
+            "prompts": json.dumps(self.prompts, sort_keys=True)
         }
 
     def encode(self, texts: Sequence[str], role: Role = "document") -> Encoded:

@@ -131,9 +131,9 @@ class Engine:
             whitening = auto_whitening(n, d) if whitening == "auto" else whitening
             dim = _dim_after(whitening, d)
             choice = choose(n, dim, free_memory()) if index == "auto" else Choice(factory=index, reason="as asked for")
-            check_factory(choice.factory, dim)
+            check_factory(choice.factory, dim, n)
             logger.info("index %s: %s", choice.factory, choice.reason)
-            staging.begin_vectors(encoder.dim, kept, {"model": dict(encoder.fingerprint)})
+            staging.begin_vectors(encoder.dim, kept, {"model": dict(encoder.fingerprint)}, drop_others=False)
             if staging.encoded:
                 logger.info("going on with an interrupted build at document %s", f"{staging.encoded:,}")
             with progress_bar("encoding", staging.count, progress) as advance:
@@ -298,6 +298,14 @@ class Engine:
             "format_version": manifest.format_version,
             "made_by": dict(manifest.made_by),
         }
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return self._bundle.manifest.documents
+
+    def __repr__(self) -> str:
+        manifest = self._bundle.manifest
+        return f"<Engine {self._bundle.folder}: {manifest.documents:,} documents, {manifest.model['name']}>"
 
     def close(self) -> None:
         """Let go of the files."""

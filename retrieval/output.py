@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -45,7 +46,7 @@ def write_table(answers: Iterable[Answer]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100, highlight=False)
+    console = Console(file=io.StringIO(), width=None if sys.stdout.isatty() else 100, highlight=False)
     for answer in answers:
         table = Table(
             title=Text(answer.query), title_justify="left", title_style="bold", box=None, pad_edge=False, expand=True
@@ -58,8 +59,9 @@ def write_table(answers: Iterable[Answer]) -> None:
         table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
         for hit in answer.hits:
             table.add_row(str(hit.rank), f"{hit.score:.3f}", Text(hit.doc_id), Text(" ".join(hit.text.split())))
-        console.print(table if answer.hits else Text(f"{answer.query}\nno hits"))
-        console.print()
+        with console.capture() as captured:
+            console.print(table if answer.hits else Text(f"{answer.query}\nno hits"))
+        sys.stdout.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n\n")
 
 
 def write_json(answers: Iterable[Answer]) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 from indexes.document import Document
 from indexes.errors import CorpusError, InputError
 
+_OTHERS: Final = "name others with --text-field, --id-field"
 RAW_LIMIT: Final = 2000  # characters of a rejected line that are kept
 
 
@@ -69,7 +70,7 @@ class Fields:
     ----------
     doc_id : str or None, default=None
         Field of the id. None: "_id", or else "id", whichever the record has. A record
-        whose id is missing or null gets none (the index derives one).
+        whose id is null gets none (the index derives one); so does one without the field, unless it was named here.
     text : tuple of str, default=()
         Fields of the text, all required, joined by one blank in this order; empty and null ones
         are left out. (): "text" (required), preceded by "title" when that is not empty; the
@@ -217,7 +218,7 @@ def check_columns(names: Sequence[str], fields: Fields) -> None:
     >>> check_columns(["id", "body"], Fields())
     Traceback (most recent call last):
         ...
-    indexes.errors.InputError: no column 'text'; the columns are 'id', 'body'; name others with Fields
+    indexes.errors.InputError: no column 'text'; the columns are 'id', 'body'; name others with --text-field, --id-field
     """
     if empty := [number for number, name in enumerate(names, 1) if not name.strip()]:
         raise InputError(f"column {empty[0]} of the header has no name; expected a name for each column")
@@ -227,7 +228,7 @@ def check_columns(names: Sequence[str], fields: Fields) -> None:
     if "metadata" not in names:  # subtle: a column of objects may hold any name
         wanted += fields.metadata or ()
     if missing := [name for name in wanted if name not in names]:
-        raise InputError(f"no column {missing[0]!r}; the columns are {_listed(names)}; name others with Fields")
+        raise InputError(f"no column {missing[0]!r}; the columns are {_listed(names)}; {_OTHERS}")
 
 
 def shown(value: object) -> str:
@@ -243,10 +244,12 @@ def shown(value: object) -> str:
 
 
 def _document_of_mapping(item: Mapping[str, Any], fields: Fields) -> Document:
+    if fields.doc_id is not None and fields.doc_id not in item:
+        raise InputError(f"no field {fields.doc_id!r}; the record has {_listed(item)}; name another with --id-field")
     id_field = fields.doc_id or next((name for name in ("_id", "id") if name in item), None)
     text_fields = fields.text or ("text",)
     if missing := [name for name in text_fields if name not in item]:
-        raise InputError(f"no field {missing[0]!r}; the record has {_listed(item)}; name others with Fields")
+        raise InputError(f"no field {missing[0]!r}; the record has {_listed(item)}; {_OTHERS}")
     parts = [_text_part(name, item.get(name)) for name in (fields.text or ("title", "text"))]
 
     own = item.get("metadata")
@@ -268,7 +271,7 @@ def _document_of_mapping(item: Mapping[str, Any], fields: Fields) -> Document:
         if error.__cause__ is None:
             raise
         # only Document.metadata_json has a cause: a value (a date, NaN) without a place in JSON
-        raise InputError(f"{error}; leave the field out with Fields(metadata=...)") from None
+        raise InputError(f"{error}; leave the field out, naming those to keep with --metadata-field") from None
 
 
 def _doc_id(name: str, value: object) -> str | None:

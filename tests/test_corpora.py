@@ -362,7 +362,7 @@ def test_malformed_json_names_its_line(tmp_path: Path, bad: int, end: str) -> No
         ("7", "a JSON int; expected"),
         ("null", "a JSON NoneType; expected"),
         ("{}", "no field 'text'; the record has none"),
-        ('{"id": "a", "body": "b"}', "no field 'text'; the record has 'id', 'body'; name others with Fields"),
+        ('{"id": "a", "body": "b"}', "no field 'text'; the record has 'id', 'body'; name others with --text-field"),
         ('{"text": ""}', "text is empty"),
         ('{"text": " \\t\\u3000"}', "text is empty"),
         ('{"text": null}', "text is empty"),
@@ -627,7 +627,7 @@ def test_parquet_bad_rows_and_columns(tmp_path: Path) -> None:
 
     rows = [{"text": "a", "data": b"\0", "n": float("nan"), "year": 1}]
     write(tmp_path, "y.parquet", as_parquet(rows))
-    fails(tmp_path / "y.parquet", 1, r"metadata cannot be written as JSON: .*bytes.*leave the field out with Fields")
+    fails(tmp_path / "y.parquet", 1, r"metadata cannot be written as JSON: .*bytes.*leave the field out, naming those to keep")
     fails(tmp_path / "y.parquet", 1, "metadata cannot be written as JSON: .*float", fields=Fields(metadata=("n",)))
     (record,) = read(tmp_path / "y.parquet", fields=Fields(metadata=("year",)))
     assert record.document == Document(text="a", metadata={"year": 1})

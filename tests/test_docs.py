@@ -67,7 +67,9 @@ def help_page() -> str:
     """docs/cli.md, made from the program: python tests/test_docs.py > docs/cli.md."""
 
     def pages(command: click.Command, path: str) -> list[str]:
-        context = click.Context(command, info_name=path, max_content_width=100, terminal_width=100)
+        context = click.Context(
+            command, info_name=path, max_content_width=100, terminal_width=100, help_option_names=["-h", "--help"]
+        )
         own = [f"## {path}\n\n```text\n{command.get_help(context)}\n```\n"]
         if isinstance(command, click.Group):
             for name in command.list_commands(context):

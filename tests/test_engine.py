@@ -16,6 +16,7 @@ from indexes.errors import (
     FingerprintError,
     IndexCorruptError,
     IndexExistsError,
+    IndexUnfinishedError,
     InputError,
     ModelError,
 )
@@ -252,14 +253,22 @@ def test_an_interrupted_build_goes_on_and_gives_the_same_bytes(tmp_path: Path, m
         assert file.read_bytes() == (tmp_path / "i" / "segments" / file.name).read_bytes()
 
 
-def test_other_documents_begin_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_documents_do_not_throw_an_interrupted_build_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("indexes.staging.CHUNK", 64)
     with pytest.raises(KeyboardInterrupt):
         Engine.build(texts(300), tmp_path / "i", model=Tired(100))
     other = Counting()
     corpus = list(dict.fromkeys(texts(300, seed=8)))
-    Engine.build(corpus, tmp_path / "i", model=other).close()
-    assert len(other.asked) == len(corpus)
+    with pytest.raises(
+        IndexUnfinishedError, match=r"an interrupted build of other documents .* \(128 vectors are done\)"
+    ):
+        Engine.build(corpus, tmp_path / "i", model=other)
+    assert other.asked == []
+    again = Counting()
+    Engine.build(texts(300), tmp_path / "i", model=again).close()
+    assert len(again.asked) == len(set(texts(300))) - 128
 
 
 def test_auto_whitening_needs_documents_enough() -> None:

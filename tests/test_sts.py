@@ -53,7 +53,11 @@ def test_equal_to_the_evaluator_of_sentence_transformers(tmp_path: Path) -> None
 
     made = pairs()
     evaluator = EmbeddingSimilarityEvaluator(
-        list(made.sentences1), list(made.sentences2), made.scores.tolist(), similarity_fn_names=["cosine"], write_csv=False
+        list(made.sentences1),
+        list(made.sentences2),
+        made.scores.tolist(),
+        similarity_fn_names=["cosine"],
+        write_csv=False,
     )
     vectors = Vectors()
     evaluator.embed_inputs = lambda model, sentences, **options: vectors.encode(sentences)  # type: ignore[method-assign]
@@ -80,7 +84,11 @@ def test_spearman_of_a_constant_is_not_a_number() -> None:
     assert np.isnan(spearman(np.ones(4), np.arange(4.0)))
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=30).filter(lambda r: len({b for _, b in r}) > 1))
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=30).filter(
+        lambda r: len({b for _, b in r}) > 1
+    )
+)
 def test_the_threshold_is_as_good_as_any(rows: list[tuple[int, bool]]) -> None:
     cosines, labels = np.array([c for c, _ in rows]) / 10, np.array([float(b) for _, b in rows])
     reached = ((cosines >= best_threshold(cosines, labels)) == (labels == 1)).mean()
@@ -146,7 +154,9 @@ def test_kinds_of_models_agree(tmp_path: Path) -> None:
 def test_an_index_is_evaluated_with_its_own_whitening(tmp_path: Path) -> None:
     made = pairs()
     texts = sorted({*made.sentences1, *made.sentences2})
-    with Engine.build(texts, tmp_path / "i", model="hash:32", raw="float32", whitening=Whitening(8, 0.5, 0.5)) as engine:
+    with Engine.build(
+        texts, tmp_path / "i", model="hash:32", raw="float32", whitening=Whitening(8, 0.5, 0.5)
+    ) as engine:
         assert engine.whitening is not None
         of_model = evaluate_sts("hash:32", made, whitening=engine.whitening)
         assert evaluate_sts(engine, made)["made"].spearman == pytest.approx(of_model["made"].spearman, abs=1e-9)
@@ -157,7 +167,10 @@ def test_an_index_is_evaluated_with_its_own_whitening(tmp_path: Path) -> None:
 
 
 def test_a_report_shows_and_saves_itself(tmp_path: Path) -> None:
-    report = evaluate_sts("hash:32", [pairs(), STSSet(**{f: getattr(pairs(40, 3), f) for f in ("sentences1", "sentences2", "scores")}, name="b")])
+    report = evaluate_sts(
+        "hash:32",
+        [pairs(), STSSet(**{f: getattr(pairs(40, 3), f) for f in ("sentences1", "sentences2", "scores")}, name="b")],
+    )
     assert report.mean == pytest.approx((report["made"].spearman + report["b"].spearman) / 2)
     with pytest.raises(KeyError, match="sets there are: made, b"):
         report["c"]
@@ -207,7 +220,10 @@ def test_files_folders_and_names(tmp_path: Path) -> None:
     write(tmp_path / "sts" / "one" / "test.tsv", made)
     write(tmp_path / "sts" / "one" / "dev.tsv", pairs(4))
     write(tmp_path / "sts" / "two.tsv", made)
-    rows = [{"text1": a, "text2": b, "label": s} for a, b, s in zip(made.sentences1, made.sentences2, made.scores, strict=True)]
+    rows = [
+        {"text1": a, "text2": b, "label": s}
+        for a, b, s in zip(made.sentences1, made.sentences2, made.scores, strict=True)
+    ]
     (tmp_path / "sts" / "three.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "sts" / "four.csv").write_text('sentence1,sentence2,score\n"a, ""b""",c,1\nd,"e\nf",2\n')
     (tmp_path / "sts" / "notes.md").write_text("not data")
@@ -227,7 +243,10 @@ def test_files_folders_and_names(tmp_path: Path) -> None:
         ("sentence1\tsentence2\tscore\na\tb\t1\na\tb\tnan\n", r":3: score 'nan'; expected a finite number"),
         ("sentence1\tsentence2\tscore\na\t \t1\n", r":2: sentence ' '; expected some words"),
         ("sentence1\tsentence2\tscore\na\tb\n", r":2: 2 fields; expected 3"),
-        ("sentence1\tsentence2\tscores\na\tb\t1\n", r":2: no column 'score'; the columns are sentence1, sentence2, scores"),
+        (
+            "sentence1\tsentence2\tscores\na\tb\t1\n",
+            r":2: no column 'score'; the columns are sentence1, sentence2, scores",
+        ),
         ("sentence1\tsentence2\tscore\n", r"no pairs in it"),
         ("", r"no pairs in it"),
     ],
