@@ -6,6 +6,8 @@ import json
 
 import click
 
+from retrieval.cli import say
+
 from .retrieval import MEASURES, evaluate_retrieval
 
 
@@ -40,6 +42,7 @@ def sts(
     """
     from .sts import evaluate_sts
 
+    say(quiet=False)
     report = evaluate_sts(model, datasets, whitening=whitening, split=split, data=data, resamples=resamples)
     if plot is not None:
         report.plot(plot)
@@ -60,6 +63,7 @@ def retrieval(index_path: str, dataset: str, split: str, measure: tuple[str, ...
     """Search INDEX for the judged queries of DATASET, a BEIR folder."""
     from retrieval import Engine
 
+    say(quiet=False)
     with Engine.open(index_path) as engine:
         report = evaluate_retrieval(engine, dataset, measures=measure, depth=depth, split=split)
     values = report.to_dict()

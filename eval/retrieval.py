@@ -95,6 +95,8 @@ def load_retrieval(folder: str | PathLike[str], split: str = "test") -> Retrieva
         raise CorpusError(str(place), 0, "no queries.jsonl in it; expected a BEIR folder (queries.jsonl, qrels/*.tsv)")
     texts = {str(record.document.doc_id): record.document.text for record in read_corpus(found[0])}
     qrels = _read_qrels(place / "qrels" / f"{split}.tsv")
+    if not qrels:
+        raise CorpusError(str(place / "qrels" / f"{split}.tsv"), 0, "no judgements in it; expected a line for each")
     missing = [query_id for query_id in qrels if query_id not in texts]
     if missing:
         raise CorpusError(str(place), 0, f"qrels judge query {missing[0]!r}, which is not in {found[0].name}")
@@ -158,12 +160,12 @@ def evaluate_retrieval(
     for name in measures:
         try:
             measure = ir_measures.parse_measure(name)
-        except (NameError, ValueError, SyntaxError) as error:
+        except Exception as error:  # of many kinds, for what it cannot parse
             raise InputError(
                 f"measure {name!r} is not known to ir_measures; expected one like nDCG@10 or R@100"
             ) from error
-        if (cutoff := measure.params.get("cutoff", 0)) > depth:
-            raise InputError(f"measure {name} looks {cutoff} deep, but only {depth} hits are asked for; raise depth")
+        if not 1 <= (cutoff := measure.params.get("cutoff", 1)) <= depth:
+            raise InputError(f"measure {name} looks {cutoff} deep, but {depth} hits are asked for; expected 1 to depth")
         wanted.append(measure)
     run: dict[str, dict[str, float]] = {}
     ids = list(judged.queries)
@@ -178,7 +180,11 @@ def evaluate_retrieval(
             judged.name,
         )
     per_query: dict[str, dict[str, float]] = {str(measure): dict.fromkeys(ids, 0.0) for measure in wanted}
-    for value in ir_measures.iter_calc(wanted, judged.qrels, run):
+    try:
+        values = list(ir_measures.iter_calc(wanted, judged.qrels, run))
+    except Exception as error:  # of many kinds, by the library behind each measure
+        raise InputError(f"{', '.join(measures)} cannot be computed here: {error}; try nDCG@10 or R@100") from error
+    for value in values:
         per_query[str(value.measure)][value.query_id] = value.value
     means = {name: sum(values.values()) / len(values) for name, values in per_query.items()}
     return RetrievalReport(name=judged.name, measures=means, per_query=per_query, run=run)

@@ -161,10 +161,10 @@ class Staging:
                 file, {"descr": header.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (self.count, dim)}
             )
             self._offset = file.tell()
-        self.encoded = self._progress()
-        if not self.encoded and (lost := self._others()) and not drop_others:
+        self.encoded, others = self._progress()
+        if others and not drop_others:
             raise IndexUnfinishedError(
-                f"{self._folder.parent} holds an interrupted build of other documents or by another model ({lost:,} "
+                f"{self._folder.parent} holds an interrupted build of other documents or another model ({others:,} "
                 f"vectors are done); run that build again to finish it, or remove {self._folder.parent} to begin afresh"
             )
         if self.encoded:
@@ -174,6 +174,7 @@ class Staging:
             (self._folder / "progress.json").unlink(missing_ok=True)
             sync_folder(self._folder)
             (self._folder / "header.tmp").replace(self._raw)
+            self._sums = (_sum_of(self._raw, self._offset), hashlib.sha256())
 
     @property
     def has_vectors(self) -> bool:
@@ -191,23 +192,18 @@ class Staging:
     def _position(self, row: int) -> int:
         return self._offset + row * self._dim * self._dtype.itemsize
 
-    def _progress(self) -> int:
+    def _progress(self) -> tuple[int, int]:
+        """How many rows of raw.npy are good, and how many are another plan's."""
         try:
-            progress = dict(json.loads((self._folder / "progress.json").read_text()))
-            encoded, size, flags = int(progress.pop("encoded")), self._raw.stat().st_size, self._flags.stat().st_size
+            note = dict(json.loads((self._folder / "progress.json").read_text()))
+            encoded, sums = int(note.pop("encoded")), note.pop("sha256")
+            if note != self._plan:
+                return 0, encoded
+            self._sums = (_sum_of(self._raw, self._position(encoded)), _sum_of(self._flags, encoded))
         except (OSError, ValueError, KeyError, TypeError, OverflowError):
-            return 0
-        whole = 0 <= encoded <= self.count and size >= self._position(encoded) and flags >= encoded
-        return encoded if progress == self._plan and whole else 0
-
-    def _others(self) -> int:
-        """How many vectors of another plan lie here."""
-        try:
-            progress = dict(json.loads((self._folder / "progress.json").read_text()))
-            encoded = int(progress.pop("encoded"))
-            return 0 if progress == self._plan else encoded
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
-            return 0
+            return 0, 0
+        good = 0 <= encoded <= self.count and sums == [made.hexdigest() for made in self._sums]
+        return (encoded if good else 0), 0
 
     def chunks(self) -> Iterator[list[str]]:
         """The texts that are still to be encoded, chunk by chunk; `put` each one's vectors before asking for the next.
@@ -265,8 +261,11 @@ class Staging:
         rows[~inside], flags[~inside] = self.raw()[self._sources[~inside]], self.truncated()[self._sources[~inside]]
         _write_at(self._raw, self._position(self.encoded), rows.tobytes())
         _write_at(self._flags, self.encoded, flags.tobytes())
+        self._sums[0].update(rows.tobytes())
+        self._sums[1].update(flags.tobytes())
         self.encoded += len(rows)
-        write_durably(self._folder / "progress.json", json.dumps(self._plan | {"encoded": self.encoded}).encode())
+        note = self._plan | {"encoded": self.encoded, "sha256": [made.hexdigest() for made in self._sums]}
+        write_durably(self._folder / "progress.json", json.dumps(note).encode())
 
     def raw(self) -> NDArray[np.floating[Any]]:
         """The raw vectors so far, memory-mapped, of shape (encoded, dim)."""
@@ -313,6 +312,18 @@ class Staging:
 
 def _made_id(hashed_text: bytes) -> str:
     return f"text:{hashed_text[:8].hex()}"
+
+
+def _sum_of(path: Path, size: int) -> hashlib._Hash:
+    """SHA-256 of the first bytes of a file, to be continued."""
+    made = hashlib.sha256()
+    with path.open("rb") as file:
+        while size > 0 and (piece := file.read(min(size, 1 << 20))):
+            made.update(piece)
+            size -= len(piece)
+    if size:
+        raise ValueError(f"{path} is {size} bytes short")
+    return made
 
 
 def _write_at(path: Path, offset: int, data: bytes) -> None:

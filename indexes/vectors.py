@@ -33,6 +33,9 @@ Bool = NDArray[np.bool_]
 FLAT_COMPONENTS = 25_000_000
 """Up to this many numbers (n * dim) a full scan takes about 5 ms on one core."""
 
+GPU_HITS = 2048
+"""FAISS finds no more hits than this on a GPU."""
+
 EXACT_SHARE = 0.2
 """A filter that leaves at most this share of the rows is answered by scanning those rows."""
 
@@ -144,7 +147,7 @@ class VectorIndex:
 
     def __init__(self, index: Any) -> None:
         self._index = index
-        self._gpu = _to_gpu(index)
+        self._gpu: Any = None
         self.n, self.dim = int(index.ntotal), int(index.d)
 
     @classmethod
@@ -218,9 +221,11 @@ class VectorIndex:
         faiss = _faiss()
         faiss.set_deserialization_vector_byte_limit(max(2 * path.stat().st_size, 1 << 20))
         try:
-            return cls(faiss.read_index(str(path)))
+            loaded = cls(faiss.read_index(str(path)))
         except RuntimeError as error:
             raise IndexCorruptError(f"{path} cannot be read by FAISS: {_reason(error)}") from error
+        loaded._gpu = _to_gpu(loaded._index)
+        return loaded
 
     def search(
         self, queries: Float32, k: int, *, allowed: Bool | None = None, exact: bool = False
@@ -255,7 +260,7 @@ class VectorIndex:
         if k == 0 or share == 0.0 or not len(queries):
             return np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
         exact = exact or share <= EXACT_SHARE
-        if allowed is None and not exact and self._gpu is not None:
+        if allowed is None and self._gpu is not None and k <= GPU_HITS:
             scores, positions = self._gpu.search(queries, k)
         elif (exact or allowed is not None) and not _takes_selector(self._index):
             everything = np.arange(self.n) if allowed is None else np.flatnonzero(allowed)
@@ -354,14 +359,11 @@ def _faiss() -> Any:
 
 
 def _to_gpu(index: Any) -> Any:
-    """A copy on the GPUs, or None where there is no GPU or it does not know this structure."""
+    """A copy of a flat index on the GPUs; None for other structures and where there is no GPU."""
     faiss = _faiss()
     if not hasattr(faiss, "index_cpu_to_all_gpus") or faiss.get_num_gpus() == 0:
         return None
-    try:
-        return faiss.index_cpu_to_all_gpus(index)
-    except RuntimeError:  # HNSW and others stay on the CPU
-        return None
+    return faiss.index_cpu_to_all_gpus(index) if isinstance(faiss.downcast_index(index), faiss.IndexFlat) else None
 
 
 def _core(index: Any) -> Any:

@@ -8,9 +8,11 @@ the entry point group ``retrieval.commands``.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -108,7 +110,7 @@ def build(
     CORPUS is a file (JSONL, CSV, TSV, plain text with a document a line, Parquet; also .gz and .zst), a BEIR
     folder, or - for standard input. A build that was interrupted goes on when the same command is run again.
     """
-    _say(quiet)
+    say(quiet)
     from .engine import Engine
     from .models import DEFAULT_MODEL
     from .records import Fields
@@ -123,7 +125,7 @@ def build(
     engine = Engine.build(
         [Path(path) for path in corpus],
         index_path,
-        model=model or DEFAULT_MODEL,
+        model=DEFAULT_MODEL if model is None else model,
         prompts={role: prompt for role, prompt in prompts.items() if prompt is not None},
         whitening=None if no_whitening else Whitening(**({"beta": 0.0} | given)) if given else "auto",
         index=factory,
@@ -172,7 +174,7 @@ def query(
         text, queries = None, "-" if queries is None else queries
     if (text is None) == (queries is None):
         raise click.UsageError("give either TEXT or -i FILE")
-    _say(quiet)
+    say(quiet)
     from .engine import Engine
     from .output import WRITERS
     from .records import Fields
@@ -247,7 +249,7 @@ class _OnStderr(logging.Handler):
         _note(self.format(record))
 
 
-def _say(quiet: bool) -> None:
+def say(quiet: bool) -> None:
     """Bring what the library logs to standard error."""
     for name in ("retrieval", "indexes", "eval"):
         logger = logging.getLogger(name)
@@ -257,6 +259,9 @@ def _say(quiet: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code; no error ends in a traceback that we know of."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and (stream.encoding or "").lower().replace("-", "") != "utf8":
+            stream.reconfigure(encoding="utf-8")
     try:
         code = cli.main(args=arguments, prog_name="retrieval", standalone_mode=False)
     except click.ClickException as error:
@@ -267,6 +272,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 130
     except RetrievalError as error:
         _note("Error: " + " ".join(str(error).split()))
+        code = 1
+    except (sqlite3.Error, UnicodeError) as error:
+        what = "the disk or a file of the index fails" if isinstance(error, sqlite3.Error) else "this is not UTF-8"
+        _note(f"Error: {what} ({error}); check the free space, the permissions and the names")
         code = 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from os import PathLike, fspath
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -81,7 +82,8 @@ class SentenceTransformerEncoder:
         self.name, self.source = files.name, files.source
         self.prompts: Mapping[str, str] = _prompts(self._model.prompts, prompts)
         self.dim = int(self._model.get_embedding_dimension() or 0)
-        self.max_tokens = self._model.max_seq_length
+        limit = self._model.max_seq_length
+        self.max_tokens = None if limit is None or limit == float("inf") else int(limit)
         self.fingerprint: Mapping[str, Any] = fingerprint(files.folder) | {
             "prompts": json.dumps(self.prompts, sort_keys=True)
         }
@@ -108,7 +110,7 @@ class SentenceTransformerEncoder:
         vectors = np.empty((len(distinct), self.dim), np.float32)
         for batch in pack(np.minimum(lengths, limit), TOKEN_BUDGET):
             vectors[batch] = self._model.encode(
-                [distinct[i] for i in batch], prompt=prompt or None, batch_size=len(batch), show_progress_bar=False
+                [distinct[i] for i in batch], prompt=prompt, batch_size=len(batch), show_progress_bar=False
             )
         place = {text: i for i, text in enumerate(distinct)}
         back = np.array([place[text] for text in texts])
@@ -140,8 +142,8 @@ class HashEncoder:
     """
 
     def __init__(self, dim: int = 64, max_tokens: int | None = None) -> None:
-        if dim < 1:
-            raise InputError(f"hash:{dim}; expected hash:DIM with DIM of 1 or more, such as hash:64")
+        if not 1 <= dim <= 65_536:
+            raise InputError(f"hash:{dim}; expected hash:DIM with DIM from 1 to 65536, such as hash:64")
         self.name, self.source, self.dim, self.max_tokens = (
             f"hash:{dim}",
             "a hash of the words, no model",
@@ -149,7 +151,7 @@ class HashEncoder:
             max_tokens,
         )
         self.prompts: Mapping[str, str] = {}
-        self.fingerprint: Mapping[str, Any] = {"hash": f"words, {dim}, version 1"}
+        self.fingerprint: Mapping[str, Any] = {"hash": f"words, {dim}, {max_tokens}, version 1"}
 
     def encode(self, texts: Sequence[str], role: Role = "document") -> Encoded:
         """Raw vectors; `role` makes no difference."""
@@ -165,26 +167,49 @@ def _word_vector(word: str, dim: int) -> NDArray[np.float64]:
     return np.random.default_rng(seed).standard_normal(dim)
 
 
-def load_encoder(model: str | Encoder = DEFAULT_MODEL, *, prompts: Mapping[str, str] | None = None) -> Encoder:
-    """The encoder of a name, said aloud; an encoder is given back as it is.
+Model = str | PathLike[str] | Encoder | ModelFiles
+
+
+def find_model(model: Model) -> Encoder | ModelFiles:
+    """Where a model is, said aloud, before anything costly begins; an encoder is given back as it is.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model.
+    """
+    if not isinstance(model, str | PathLike):
+        return model
+    if match := re.fullmatch(r"hash:(\d+)", fspath(model)):
+        return HashEncoder(int(match[1]))
+    files = locate(fspath(model))
+    logger.info("model %s from %s", files.name, files.source)
+    return files
+
+
+def load_encoder(model: Model = DEFAULT_MODEL, *, prompts: Mapping[str, str] | None = None) -> Encoder:
+    """The encoder of a name or a place.
 
     Parameters
     ----------
-    model : str or Encoder
+    model : str, path, ModelFiles or Encoder
         A folder, an installed package that carries its weights, a hub name, or "hash:DIM".
+    prompts : mapping, optional
+        See `SentenceTransformerEncoder`; other encoders have their own.
 
     Raises
     ------
     ModelError
         If there is no such model or it cannot be loaded.
+    InputError
+        If prompts are given to an encoder that takes none.
     """
-    if not isinstance(model, str):
-        return model
-    if match := re.fullmatch(r"hash:(\d+)", model):
-        return HashEncoder(int(match[1]))
-    files = locate(model)
-    logger.info("model %s from %s", files.name, files.source)
-    return SentenceTransformerEncoder(files, prompts)
+    found = find_model(model)
+    if isinstance(found, ModelFiles):
+        return SentenceTransformerEncoder(found, prompts)
+    if prompts and dict(prompts) != dict(found.prompts):
+        raise InputError(f"prompts={dict(prompts)!r}: the encoder {found.name} takes none from outside")
+    return found
 
 
 def pack(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, overload
@@ -25,7 +25,7 @@ from indexes.vectors import Choice, VectorIndex, check_factory, choose, free_mem
 from indexes.writer import BundleWriter
 
 from .corpora import Fields, Format
-from .encoder import Encoder, Role, load_encoder
+from .encoder import Encoder, Model, Role, find_model, load_encoder
 from .hit import Hit, hits_of
 from .intake import Corpus, stage_corpus
 from .models import DEFAULT_MODEL, compare
@@ -37,6 +37,7 @@ from .whitening import Float32, Whitening, unit_rows
 logger = logging.getLogger(__name__)
 
 BATCH = 8192  # rows that are whitened and added together; fixed, so that a build gives the same bytes again
+_LONGER = "%s are longer than %s tokens; what is beyond was not read"
 TRAINING_ROWS = 262_144  # evenly spaced rows that lists and codebooks are trained on
 
 
@@ -68,7 +69,7 @@ class Engine:
         corpus: Corpus,
         path: str | PathLike[str],
         *,
-        model: str | Encoder = DEFAULT_MODEL,
+        model: Model = DEFAULT_MODEL,
         prompts: Mapping[str, str] | None = None,
         whitening: Whitening | Literal["auto"] | None = "auto",
         index: str = "auto",
@@ -89,7 +90,7 @@ class Engine:
             Files as in `retrieval.corpora.read_corpus`; or texts, (id, text) pairs, mappings or `Document`s.
         path : path
             The index folder; nothing, or an interrupted build, may be there.
-        model : str or Encoder, default="all-MiniLM-L6-v2"
+        model : str, path or Encoder, default="all-MiniLM-L6-v2"
             See `retrieval.encoder.load_encoder`.
         prompts : mapping, optional
             "query" and "document" prompts in place of the model's own.
@@ -121,38 +122,41 @@ class Engine:
             See `indexes.errors`.
         """
         folder, kept = Path(path), raw or "float16"
+        if kept not in ("float16", "float32"):
+            raise InputError(f"raw={raw!r}; expected 'float16', 'float32' or None")
+        if not (whitening is None or whitening == "auto" or isinstance(whitening, Whitening)):
+            raise InputError(f"whitening={whitening!r}; expected a Whitening, 'auto' or None")
+        if rejects is not None and folder.resolve() in Path(rejects).resolve().parents:
+            raise InputError(f"{fspath(rejects)} lies in the index folder; give another place for the rejects")
+        found = find_model(model)
         with BundleWriter(folder) as writer:
             staging = writer.staging
             stage_corpus(
                 staging, corpus, format=format, fields=fields, on_error=on_error, rejects=rejects, progress=progress
             )
-            encoder = load_encoder(model, prompts=prompts)
+            encoder = load_encoder(found, prompts=prompts)
             n, d = staging.count, encoder.dim
             whitening = auto_whitening(n, d) if whitening == "auto" else whitening
             dim = _dim_after(whitening, d)
             choice = choose(n, dim, free_memory()) if index == "auto" else Choice(factory=index, reason="as asked for")
             check_factory(choice.factory, dim, n)
             logger.info("index %s: %s", choice.factory, choice.reason)
-            staging.begin_vectors(encoder.dim, kept, {"model": dict(encoder.fingerprint)}, drop_others=False)
+            staging.begin_vectors(d, kept, _plan(encoder), drop_others=False)
             if staging.encoded:
                 logger.info("going on with an interrupted build at document %s", f"{staging.encoded:,}")
-            with progress_bar("encoding", staging.count, progress) as advance:
+            with progress_bar("encoding", n, progress) as advance:
                 advance(done := staging.encoded)
                 for texts in staging.chunks():
                     staging.put(*encoder.encode(texts))
                     advance(staging.encoded - done)
                     done = staging.encoded
             if cut := int(staging.truncated().sum()):
-                logger.info(
-                    "%s documents are longer than %s tokens; what is beyond was not read",
-                    f"{cut:,}",
-                    encoder.max_tokens,
-                )
+                logger.info(_LONGER, f"{cut:,} documents", encoder.max_tokens)
 
             vectors = staging.raw()  # (n, d)
-            if whitening is not None and not hasattr(whitening, "components_"):
+            if whitening is not None and not whitening.is_fitted:
                 with progress_bar("whitening", n, progress) as advance:
-                    whitening.fit(_batches(vectors, advance))
+                    whitening = whitening.unfitted().fit(_batches(vectors, advance))  # the caller's stays as it is
             with progress_bar("indexing", n, progress) as advance:
                 rows = VectorIndex.build(
                     choice.factory,
@@ -256,7 +260,10 @@ class Engine:
         for i, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 raise InputError(f"{role} {i + 1} is {text!r}; expected some words")
-        return _whiten(self.encoder.encode(texts, role).vectors, self.whitening)
+        vectors, truncated = self.encoder.encode(texts, role)
+        if role == "query" and truncated.any():
+            logger.warning(_LONGER, f"{int(truncated.sum()):,} queries", self.encoder.max_tokens)
+        return _whiten(vectors, self.whitening)
 
     @property
     def encoder(self) -> Encoder:
@@ -333,10 +340,20 @@ def auto_whitening(n: int, d: int) -> Whitening | None:
     return Whitening(dim=max(1, 2 * d // 3), beta=0.0, gamma=0.0)
 
 
+def _plan(encoder: Encoder) -> dict[str, Any]:
+    """What decides the raw vectors of documents: an interrupted build goes on only with the same."""
+    parts = {name: value for name, value in encoder.fingerprint.items() if name != "prompts"}
+    return {"model": parts, "prompt": encoder.prompts.get("document", "")}
+
+
 def _dim_after(whitening: Whitening | None, d: int) -> int:
     """Columns that are left of d, known before anything is fitted."""
     if whitening is None:
         return d
+    if whitening.is_fitted and len(whitening.mean_) != d:
+        raise InputError(
+            f"the whitening was fitted on {len(whitening.mean_)} columns, but the model's vectors have {d}"
+        )
     k = whitening.dim or d
     if k > d:
         raise InputError(f"dim={k} but the model's vectors have {d} columns; expected dim <= {d}")

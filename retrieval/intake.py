@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from indexes.document import Document
 from indexes.errors import DuplicateIdError, InputError
@@ -59,9 +59,15 @@ def stage_corpus(
         raise InputError(f"on_error={on_error!r}; expected 'fail' or 'skip'")
     if rejects is not None and on_error == "fail":
         raise InputError("rejects are written only with on_error='skip'; give both or neither")
+    if rejects is not None and any(_same_file(Path(rejects), path) for path in _paths(corpus)):
+        raise InputError(f"{fspath(rejects)} is the corpus itself; give another file for the rejects")
     rejected = 0
     with ExitStack() as stack:
-        file = stack.enter_context(Path(rejects).open("w", encoding="utf-8")) if rejects is not None else None
+        # subtle: under another name until all is read, so that a build that fails overwrites no older rejects
+        aside = None if rejects is None else Path(fspath(rejects) + ".tmp")
+        file = None if aside is None else stack.enter_context(aside.open("w", encoding="utf-8"))
+        if aside is not None:
+            stack.callback(aside.unlink, missing_ok=True)
 
         def reject(bad: Reject) -> None:
             nonlocal rejected
@@ -78,6 +84,9 @@ def stage_corpus(
         advance = stack.enter_context(progress_bar("reading", None, progress))
         records = _records(corpus, format, fields, reject if on_error == "skip" else None)
         staging.add(_counted(((r.document, r.source, r.line) for r in records), advance), duplicate)
+        if file is not None and aside is not None and rejects is not None:
+            file.close()
+            aside.replace(rejects)
     if rejected:
         where = "nowhere: give rejects=FILE (--rejects FILE) to keep them" if rejects is None else fspath(rejects)
         logger.warning("%s records were left out (written to %s)", f"{rejected:,}", where)
@@ -88,16 +97,27 @@ def stage_corpus(
 
 
 def _records(corpus: Corpus, format: Format | None, fields: Fields, on_reject: OnReject | None) -> Iterator[Record]:
-    paths: Iterable[Any] = [corpus] if isinstance(corpus, str | PathLike) else corpus
-    if (
-        isinstance(paths, list | tuple)
-        and paths
-        and (paths[0] is corpus or all(isinstance(p, PathLike) for p in paths))
-    ):
-        for path in paths:
-            yield from read_corpus(path, format=format, fields=fields, on_reject=on_reject)
-    else:
-        yield from read_records(paths, fields=fields, on_reject=on_reject)
+    paths = _paths(corpus)
+    for path in paths:
+        yield from read_corpus(fspath(path), format=format, fields=fields, on_reject=on_reject)
+    if not paths:
+        yield from read_records(cast("Iterable[Any]", corpus), fields=fields, on_reject=on_reject)
+
+
+def _paths(corpus: Corpus) -> list[str | PathLike[str]]:
+    """The files of a corpus that is given by path; empty if it is given as documents."""
+    if isinstance(corpus, str | PathLike):
+        return [corpus]
+    if isinstance(corpus, list | tuple) and all(isinstance(path, PathLike) for path in corpus):
+        return list(corpus)
+    return []
+
+
+def _same_file(one: Path, other: str | PathLike[str]) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def _counted(items: Iterable[Any], advance: Any) -> Iterator[Any]:

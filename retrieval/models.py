@@ -174,10 +174,11 @@ def fingerprint(folder: Path) -> dict[str, str]:
     if not weights:
         raise ModelError(f"{folder} holds no weights (no *.safetensors or *.bin file)")
     tokenizer = folder / "tokenizer.json"
-    words = [tokenizer] if tokenizer.exists() else sorted([*folder.glob("vocab*"), *folder.glob("*.model")])
+    parts = ("vocab*", "*.model", "merges.txt", "added_tokens.json", "special_tokens_map.json")
+    words = [tokenizer] if tokenizer.exists() else sorted(file for part in parts for file in folder.glob(part))
     return {
         "weights": _digest(sha256_of(file) for file in weights),
-        "tokenizer": _digest(sha256_of(file) for file in words),
+        "tokenizer": _digest([*(sha256_of(file) for file in words), _tokenizer_settings(folder)]),
         "modules": _digest(_settings(place) for place in places),
     }
 
@@ -214,6 +215,19 @@ def _settings(place: Path) -> str:
             values = json.loads((place / name).read_text())
             kept[name] = {k: v for k, v in values.items() if k not in _VOLATILE} if isinstance(values, dict) else values
     return json.dumps(kept, sort_keys=True)
+
+
+def _tokenizer_settings(folder: Path) -> str:
+    """What tokenizer_config.json says about the text; the rest of it changes from copy to copy."""
+    path = folder / "tokenizer_config.json"
+    values = json.loads(path.read_text()) if path.exists() else {}
+    return json.dumps({name: values[name] for name in _TOKENIZER_SETTINGS if name in values})
+
+
+_TOKENIZER_SETTINGS = (
+    "model_max_length", "do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space", "add_bos_token",
+    "add_eos_token",
+)  # fmt: skip
 
 
 def _digest(parts: Any) -> str:

@@ -16,6 +16,7 @@ def model_record(encoder: Encoder) -> dict[str, Any]:
         "name": encoder.name,
         "source": encoder.source,
         "dim": encoder.dim,
+        "precision": "float32",
         "max_tokens": encoder.max_tokens,
         "prompts": dict(encoder.prompts),
         "fingerprint": dict(encoder.fingerprint),
@@ -35,7 +36,16 @@ def whitening_record(whitening: Whitening) -> dict[str, Any]:
 
 def made_by() -> dict[str, str]:
     """Versions of what computed the vectors, and the time (UTC)."""
-    versions = {
-        name: importlib.metadata.version(name) for name in ("sentence-retrieval", "numpy", "sentence-transformers")
-    }
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # of the two FAISS there is one
+            continue
     return versions | {"time": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+
+
+LIBRARIES = (
+    "sentence-retrieval", "sentence-transformers", "transformers", "tokenizers", "torch", "numpy",
+    "faiss-cpu", "faiss-gpu",
+)  # fmt: skip

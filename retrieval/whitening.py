@@ -242,6 +242,15 @@ class Whitening:
         self.dim = None if dim is None else int(dim)
         self.beta, self.gamma, self.epsilon = float(beta), float(gamma), float(epsilon)
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether `fit` or `load` has been called."""
+        return hasattr(self, "components_")
+
+    def unfitted(self) -> Whitening:
+        """Another one with the same parameters."""
+        return Whitening(self.dim, self.beta, self.gamma, self.epsilon)
+
     def __repr__(self) -> str:
         epsilon = f", epsilon={self.epsilon:g}" if self.epsilon else ""
         return f"Whitening(dim={self.dim}, beta={self.beta:g}, gamma={self.gamma:g}{epsilon})"

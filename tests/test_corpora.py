@@ -627,7 +627,11 @@ def test_parquet_bad_rows_and_columns(tmp_path: Path) -> None:
 
     rows = [{"text": "a", "data": b"\0", "n": float("nan"), "year": 1}]
     write(tmp_path, "y.parquet", as_parquet(rows))
-    fails(tmp_path / "y.parquet", 1, r"metadata cannot be written as JSON: .*bytes.*leave the field out, naming those to keep")
+    fails(
+        tmp_path / "y.parquet",
+        1,
+        r"metadata cannot be written as JSON: .*bytes.*leave the field out, naming those to keep",
+    )
     fails(tmp_path / "y.parquet", 1, "metadata cannot be written as JSON: .*float", fields=Fields(metadata=("n",)))
     (record,) = read(tmp_path / "y.parquet", fields=Fields(metadata=("year",)))
     assert record.document == Document(text="a", metadata={"year": 1})

@@ -107,6 +107,8 @@ def fake_model(folder: Path, **more: str) -> Path:
         ({"config.json": '{"hidden_size": 5}'}, "modules"),
         ({"sentence_bert_config.json": '{"max_seq_length": 9}'}, "modules"),
         ({"tokenizer.json": '{"a": 1}'}, "tokenizer"),
+        ({"tokenizer_config.json": '{"model_max_length": 64}'}, "tokenizer"),
+        ({"tokenizer_config.json": '{"tokenizer_class": "Other"}'}, None),
         ({"README.md": "other words"}, None),
         ({"config.json": '{"transformers_version": "6", "hidden_size": 4}'}, None),
     ],
@@ -203,6 +205,13 @@ def test_prompts_are_put_before_the_text_and_are_part_of_the_fingerprint(minilm:
     np.testing.assert_allclose(
         prompted.encode(["a cat"], "query").vectors, minilm.encode(["find: a cat"]).vectors, atol=1e-6
     )
+    np.testing.assert_allclose(prompted.encode(["a cat"]).vectors, minilm.encode(["a cat"]).vectors, atol=1e-6)
+    of_documents = SentenceTransformerEncoder(files, {"document": "passage: "})
+    np.testing.assert_allclose(
+        of_documents.encode(["a cat"]).vectors, minilm.encode(["passage: a cat"]).vectors, atol=1e-6
+    )
+    prompted._model.prompts["query"] = "other: "
+    prompted._model.default_prompt_name = "query"  # a model's own default must not come in by the back door
     np.testing.assert_allclose(prompted.encode(["a cat"]).vectors, minilm.encode(["a cat"]).vectors, atol=1e-6)
     with pytest.raises(FingerprintError, match="prompts"):
         compare(minilm.fingerprint, prompted.fingerprint, "prompted")

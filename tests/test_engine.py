@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,11 +79,13 @@ def test_flat_equals_numpy(tmp_path: Path, whitening: Whitening | None) -> None:
 
 
 def test_batch_equals_one_by_one(tmp_path: Path) -> None:
-    queries = texts(50, seed=2)
-    with Engine.build(texts(800), tmp_path / "i", model="hash:48") as engine:
-        together = engine.search(queries, k=7)
+    queries = texts(60, seed=2)
+    with Engine.build(texts(9000), tmp_path / "i", model="hash:48") as engine:
+        together = engine.search(queries, k=10)
         for query, hits in zip(queries, together, strict=True):
-            assert engine.search(query, k=7) == hits
+            alone = engine.search(query, k=10)
+            assert [hit.doc_id for hit in alone] == [hit.doc_id for hit in hits]
+            assert [hit.score for hit in alone] == pytest.approx([hit.score for hit in hits], abs=1.5e-6)
 
 
 def test_closed_and_opened_again_it_answers_the_same(tmp_path: Path) -> None:
@@ -246,6 +249,7 @@ def test_an_interrupted_build_goes_on_and_gives_the_same_bytes(tmp_path: Path, m
     Engine.build(corpus, tmp_path / "whole", model=Counting(), **arguments).close()
     with pytest.raises(KeyboardInterrupt):
         Engine.build(corpus, tmp_path / "i", model=Tired(200), **arguments)
+    assert not arguments["whitening"].is_fitted
     second = Counting()
     Engine.build(corpus, tmp_path / "i", model=second, **arguments).close()
     assert len(second.asked) == len(corpus) - 256
@@ -300,3 +304,88 @@ def test_empty_queries_are_refused(tmp_path: Path, query: str) -> None:
         pytest.raises(InputError, match="query 2 is .*; expected some words"),
     ):
         engine.search(["fine", query])
+
+
+def test_a_whitening_that_was_not_fitted_is_fitted_on_each_corpus_and_stays_unfitted(tmp_path: Path) -> None:
+    whitening = Whitening(dim=4)
+    for n in (200, 50):
+        with Engine.build(texts(n), tmp_path / str(n), model="hash:16", whitening=whitening) as engine:
+            assert engine.info()["whitening"]["n_fitted"] == n
+    assert not whitening.is_fitted
+    fitted = Whitening(dim=4).fit(HashEncoder(8).encode(texts(50)).vectors)
+    with pytest.raises(InputError, match="fitted on 8 columns, but the model's vectors have 16"):
+        Engine.build(texts(50), tmp_path / "i", model="hash:16", whitening=fitted)
+    assert not (tmp_path / "i").exists()
+
+
+def test_vectors_that_were_changed_while_a_build_lay_still_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexes.staging.CHUNK", 64)
+    corpus = list(dict.fromkeys(texts(300)))
+    with pytest.raises(KeyboardInterrupt):
+        Engine.build(corpus, tmp_path / "i", model=Tired(100))
+    raw = tmp_path / "i" / "staging" / "raw.npy"
+    data = bytearray(raw.read_bytes())
+    data[500] ^= 1
+    raw.write_bytes(data)
+    again = Counting()
+    with Engine.build(corpus, tmp_path / "i", model=again) as engine:
+        assert len(again.asked) == len(corpus)
+        assert engine.search(corpus[5], k=1)[0].text == corpus[5]
+
+
+def test_the_corpus_is_not_overwritten_by_its_rejects(tmp_path: Path) -> None:
+    corpus = tmp_path / "c.txt"
+    corpus.write_text("one\ntwo\n")
+    (tmp_path / "old.jsonl").write_text("older rejects")
+    for rejects, said in ((corpus, "is the corpus itself"), (tmp_path / "i" / "r.jsonl", "lies in the index folder")):
+        with pytest.raises(InputError, match=said):
+            Engine.build(corpus, tmp_path / "i", model="hash:8", on_error="skip", rejects=rejects)
+    with pytest.raises(InputError, match="no document"):
+        Engine.build([" "], tmp_path / "i", model="hash:8", on_error="skip", rejects=tmp_path / "r.jsonl")
+    with pytest.raises(ModelError):
+        Engine.build(corpus, tmp_path / "i", model="nowhere", on_error="skip", rejects=tmp_path / "old.jsonl")
+    assert corpus.read_text() == "one\ntwo\n"
+    assert (tmp_path / "old.jsonl").read_text() == "older rejects"
+    assert not (tmp_path / "i").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"raw": "int8"}, "raw='int8'; expected 'float16', 'float32' or None"),
+        ({"whitening": "none"}, "whitening='none'; expected a Whitening"),
+        ({"prompts": {"query": "x"}}, "the encoder hash:8 takes none from outside"),
+        ({"index": "IVF64,Flat"}, "learns from 64 documents or more, but there are 2"),
+        ({"index": "PQ4"}, "learns from 256 documents or more, but there are 2"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_encoded(tmp_path: Path, arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Engine.build(["one", "two"], tmp_path / "i", model="hash:8", **arguments)
+    assert not (tmp_path / "i").exists()
+
+
+def test_truncated_queries_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Engine.build(["one two"], tmp_path / "i", model=HashEncoder(16, max_tokens=2)) as engine:
+        engine.search(["one two three", "one"])
+    assert "1 queries are longer than 2 tokens; what is beyond was not read" in caplog.messages
+
+
+def test_a_closed_engine_says_so(tmp_path: Path) -> None:
+    engine = Engine.build(["one two"], tmp_path / "i", model="hash:8")
+    assert len(engine) == 1
+    assert "1 documents, hash:8" in repr(engine)
+    engine.close()
+    with pytest.raises(InputError, match="was closed; open it again"):
+        engine.search("one")
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.5, "3", True])
+def test_k_is_a_number_of_hits(tmp_path: Path, k: Any) -> None:
+    with (
+        Engine.build(["one two"], tmp_path / "i", model="hash:8") as engine,
+        pytest.raises(InputError, match="expected the number of hits"),
+    ):
+        engine.search("one", k=k)

@@ -67,7 +67,7 @@ def test_errors_say_what_is_wrong(engine: Engine, tmp_path: Path) -> None:
     folder = write_beir(tmp_path / "set", [("q1", "d1", 1)], {"q1": "alpha"})
     with pytest.raises(InputError, match="'nDGC@10' is not known"):
         evaluate_retrieval(engine, folder, measures=("nDGC@10",))
-    with pytest.raises(InputError, match="looks 1000 deep, but only 100"):
+    with pytest.raises(InputError, match="looks 1000 deep, but 100"):
         evaluate_retrieval(engine, folder, measures=("R@1000",))
     with pytest.raises(CorpusError, match="splits there are: test"):
         load_retrieval(folder, split="dev")
