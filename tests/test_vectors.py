@@ -545,7 +545,7 @@ def test_faiss_is_loaded_only_when_it_is_needed() -> None:
     assert (result.returncode, result.stdout) == (0, "Flat\n"), result.stderr
 
 
-def test_a_gpu_is_asked_where_nothing_is_filtered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_asked_by_a_flat_index_without_a_filter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = []
 
     class Copy:
@@ -557,23 +557,19 @@ def test_a_gpu_is_asked_where_nothing_is_filtered(monkeypatch: pytest.MonkeyPatc
             found: tuple[Array, Array] = self.index.search(queries, k)
             return found
 
+    def read(factory: str) -> VectorIndex:
+        built(factory).write(tmp_path / factory)
+        return VectorIndex.read(tmp_path / factory)
+
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", Copy, raising=False)
-    index = build("Flat")
+    index = read("Flat")
     are_the_best(index.search(QUERIES, K), TRUE, K)
     assert asked == [K]
-    are_the_best(index.search(QUERIES, K, exact=True), TRUE, K)
     are_the_best(index.search(QUERIES, K, allowed=mask(0.5)), TRUE, K, mask(0.5))
-    assert asked == [K]
-
-
-def test_what_a_gpu_does_not_know_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(index: Any) -> None:
-        raise RuntimeError("This index type is not implemented on GPU.")
-
-    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
-    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", refuse, raising=False)
-    are_the_best(build("Flat").search(QUERIES, K), TRUE, K)
+    assert asked == [K], "a filter is for the CPU"
+    read("HNSW32").search(QUERIES, K)
+    assert asked == [K], "what a GPU does not know stays on the CPU"
 
 
 # ---- which structure
