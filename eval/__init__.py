@@ -15,26 +15,32 @@ if TYPE_CHECKING:
     from .retrieval import evaluate_retrieval as evaluate_retrieval
     from .retrieval import load_retrieval as load_retrieval
     from .sts import evaluate_sts as evaluate_sts
+    from .tuned import WhiteningTuning as WhiteningTuning
+    from .tuning import tune_whitening as tune_whitening
 
 _HOMES = {
     "RetrievalReport": "retrieval",
     "RetrievalSet": "retrieval",
     "STSReport": "report",
     "STSSet": "pairs",
+    "WhiteningTuning": "tuned",
     "evaluate_retrieval": "retrieval",
     "evaluate_sts": "sts",
     "load_retrieval": "retrieval",
     "load_sts": "pairs",
+    "tune_whitening": "tuning",
 }
 __all__ = [
     "RetrievalReport",
     "RetrievalSet",
     "STSReport",
     "STSSet",
+    "WhiteningTuning",
     "evaluate_retrieval",
     "evaluate_sts",
     "load_retrieval",
     "load_sts",
+    "tune_whitening",
 ]
 
 

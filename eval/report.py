@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from indexes.errors import InputError, MissingPackageError
 
+from . import table
 from .statistics import spearman
 
 
@@ -120,16 +121,11 @@ class STSReport:
 
     def to_markdown(self) -> str:
         """A table, correlations x 100."""
-        head, *rows = self._cells()
-        marks = ["---", *["---:"] * (len(head) - 1)]
-        return "\n".join("| " + " | ".join(row) + " |" for row in (head, marks, *rows))
+        return table.markdown(self._cells())
 
     def to_text(self) -> str:
         """The same table for a terminal."""
-        rows = self._cells()
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        cells = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
-        return "\n".join("  ".join(row).rstrip() for row in cells)
+        return table.text(self._cells())
 
     def _cells(self) -> list[list[str]]:
         binary = any(score.accuracy is not None for score in self.scores)

@@ -9,31 +9,24 @@ report is shown (`eval.report`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from os import PathLike, fspath
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from os import PathLike
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from indexes.errors import InputError
-from retrieval.encoder import Encoder, load_encoder
-from retrieval.whitening import Whitening, unit_rows
+from retrieval.whitening import Whitening
 
+from .embedding import ModelOrEmbed, Sentences, as_embed, is_engine, opened
 from .pairs import STSSet, load_sts
 from .report import STSReport, STSScore
 from .statistics import best_threshold, bootstrap_interval, spearman
 
-if TYPE_CHECKING:
-    from retrieval import Engine
-
-Embed = Callable[[list[str]], ArrayLike]
 Datasets = str | PathLike[str] | STSSet | Sequence[str | PathLike[str] | STSSet]
 
 
 def evaluate_sts(
-    model_or_embed: str | PathLike[str] | Encoder | Engine | Embed | Any,
+    model_or_embed: ModelOrEmbed,
     datasets: Datasets,
     *,
     whitening: Whitening | str | PathLike[str] | None = None,
@@ -78,17 +71,13 @@ def evaluate_sts(
     >>> evaluate_sts("hash:256", pairs)["toy"].spearman
     1.0
     """
-    items = [datasets] if isinstance(datasets, str | PathLike | STSSet) else list(datasets)
-    sets = [
-        s for item in items for s in ([item] if isinstance(item, STSSet) else load_sts(item, split=split, data=data))
-    ]
-    if not sets:
-        raise InputError("there is no data set to evaluate on; expected at least one")
-    name, embed = as_embed(model_or_embed)
+    sets = load_sets(datasets, split, data)
     fitted = Whitening.load(whitening) if isinstance(whitening, str | PathLike) else whitening
-    if fitted is not None and _is_engine(model_or_embed):
-        raise InputError("the index whitens its vectors already; evaluate its model to try another whitening")
-    vectors = Sentences([s for pairs in sets for s in _sentences(pairs)], embed)
+    with opened(model_or_embed) as source:
+        if fitted is not None and is_engine(source):
+            raise InputError("the index whitens its vectors already; evaluate its model to try another whitening")
+        name, embed = as_embed(source)
+        vectors = Sentences([s for pairs in sets for s in _sentences(pairs)], embed)
     if fitted is not None:
         vectors = vectors.whitened(fitted)
     return STSReport(
@@ -98,79 +87,15 @@ def evaluate_sts(
     )
 
 
-class Sentences:
-    """Distinct sentences and their unit vectors: encoded once, however often they are compared.
-
-    Parameters
-    ----------
-    sentences : sequence of str
-    embed : callable
-        From a list of n texts to an array of shape (n, d).
-    """
-
-    def __init__(self, sentences: Sequence[str], embed: Embed) -> None:
-        distinct = list(dict.fromkeys(sentences))
-        self.raw: NDArray[Any] = np.asarray(embed(distinct))
-        if self.raw.ndim != 2 or len(self.raw) != len(distinct):
-            raise InputError(
-                f"{len(distinct)} texts gave vectors of shape {self.raw.shape}; expected ({len(distinct)}, d)"
-            )
-        self._place = {sentence: i for i, sentence in enumerate(distinct)}
-        self._unit = unit_rows(self.raw).astype(np.float64)
-
-    def whitened(self, whitening: Whitening) -> Sentences:
-        """The same sentences, transformed."""
-        other = object.__new__(Sentences)
-        other.raw, other._place = self.raw, self._place
-        other._unit = whitening.transform(self.raw).astype(np.float64)
-        return other
-
-    def rows(self, sentences: Sequence[str]) -> NDArray[np.int64]:
-        """Positions of sentences among the distinct ones."""
-        return np.array([self._place[sentence] for sentence in sentences], np.int64)
-
-    def cosines(self, pairs: STSSet) -> NDArray[np.float64]:
-        """The cosine of every pair, of shape (n,)."""
-        one, two = self._unit[self.rows(pairs.sentences1)], self._unit[self.rows(pairs.sentences2)]
-        return cast("NDArray[np.float64]", np.einsum("nd,nd->n", one, two))
-
-
-def as_embed(model_or_embed: Any) -> tuple[str, Embed]:
-    """A name and a function from texts to vectors, for whatever can make vectors."""
-    if isinstance(model_or_embed, str | PathLike):
-        path = fspath(model_or_embed)
-        if (Path(path) / "catalogue.sqlite").is_file():
-            from retrieval import Engine
-
-            return path, _embed_of_engine(Engine.open(path))
-        return _embed_of_encoder(load_encoder(path))
-    if _is_engine(model_or_embed):
-        return str(model_or_embed.info()["path"]), _embed_of_engine(model_or_embed)
-    if hasattr(model_or_embed, "fingerprint") and hasattr(model_or_embed, "encode"):
-        return _embed_of_encoder(model_or_embed)
-    if type(model_or_embed).__module__.split(".")[0] == "sentence_transformers":
-        name = getattr(model_or_embed.model_card_data, "base_model", None) or type(model_or_embed).__name__
-        return str(name), lambda texts: model_or_embed.encode(texts, show_progress_bar=False)
-    if callable(model_or_embed):
-        return getattr(model_or_embed, "__name__", type(model_or_embed).__name__), model_or_embed
-    raise InputError(
-        f"cannot make vectors with {model_or_embed!r}; expected a model's name or folder, a SentenceTransformer, "
-        "an Engine, or a function from a list of texts to an array (n, d)"
-    )
-
-
-def _is_engine(candidate: Any) -> bool:
-    if isinstance(candidate, str | PathLike):
-        return (Path(candidate) / "catalogue.sqlite").is_file()
-    return hasattr(candidate, "embed") and hasattr(candidate, "search")
-
-
-def _embed_of_engine(engine: Engine) -> Embed:
-    return lambda texts: engine.embed(texts, role="query")
-
-
-def _embed_of_encoder(encoder: Encoder) -> tuple[str, Embed]:
-    return encoder.name, lambda texts: encoder.encode(texts, "query").vectors
+def load_sets(datasets: Datasets, split: str, data: str | PathLike[str] | None) -> list[STSSet]:
+    """The sets of one or more sources, see `load_sts`."""
+    items = [datasets] if isinstance(datasets, str | PathLike | STSSet) else list(datasets)
+    sets = [
+        s for item in items for s in ([item] if isinstance(item, STSSet) else load_sts(item, split=split, data=data))
+    ]
+    if not sets:
+        raise InputError("there is no data set to evaluate on; expected at least one")
+    return sets
 
 
 def _sentences(pairs: STSSet) -> list[str]:

@@ -14,7 +14,7 @@ one committed state or the next. What no commit lists is swept by the next write
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,20 +90,30 @@ class Bundle:
         """Size of the catalogue and of the files that the last commit lists."""
         return sum(file.bytes for file in self._manifest.files) + (self.folder / "catalogue.sqlite").stat().st_size
 
-    def raw_vectors(self) -> Iterator[tuple[Int64, NDArray[np.floating[Any]]]]:
-        """Rows and raw vectors, segment by segment, memory-mapped and verified; with tombstones.
+    def raw_documents(self) -> tuple[list[str], NDArray[np.floating[Any]]]:
+        """Ids and raw vectors of all live documents, in the order of rows.
+
+        Returns
+        -------
+        ids : list of n str
+        vectors : ndarray of shape (n, d)
+            As they are kept; memory-mapped where the index is one segment without deletions.
 
         Raises
         ------
         InputError
             If the index was built without raw vectors.
         """
-        for segment in self._manifest.segments:
+        with self._catalogue.snapshot() as manifest:
+            rows, ids = self._catalogue.ids()
+        parts = []
+        for segment in manifest.segments:
             if segment.raw is None:
                 raise InputError(f"{self.folder} was built without raw vectors; build it again with raw vectors kept")
-            path = segment.raw.verify(self.folder / "segments")
-            rows = np.arange(segment.first_row, segment.first_row + segment.count)
-            yield rows, np.load(path, mmap_mode="r", allow_pickle=False)
+            vectors = np.load(segment.raw.verify(self.folder / "segments"), mmap_mode="r", allow_pickle=False)
+            live = rows[(rows >= segment.first_row) & (rows < segment.first_row + segment.count)] - segment.first_row
+            parts.append(vectors if len(live) == len(vectors) else vectors[live])
+        return ids, parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def search(
         self, vectors: Float32, k: int, *, filter: str | Mapping[str, Any] | None = None, exact: bool = False

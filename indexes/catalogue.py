@@ -187,6 +187,12 @@ class Catalogue:
             raise IndexCorruptError(f"{self._path}: the document of row {min(missing)} is missing; {_REMEDY}")
         return documents
 
+    def ids(self) -> tuple[Int64, list[str]]:
+        """Rows and ids of all live documents, by row."""
+        with self._sqlite_errors():
+            found = self._database.execute("SELECT row, id FROM documents ORDER BY row").fetchall()
+        return np.array([row for row, _ in found], np.int64), [str(doc_id) for _, doc_id in found]
+
     def deleted_rows(self) -> Int64:
         """Rows that have a vector but no document any more, of shape (m,), int64."""
         with self._sqlite_errors():

@@ -29,10 +29,11 @@ from .encoder import Encoder, Model, Role, find_model, load_encoder
 from .hit import Hit, hits_of
 from .intake import Corpus, stage_corpus
 from .models import DEFAULT_MODEL, compare
+from .moments import Float32, unit_rows
 from .progress import Advance, progress_bar
 from .provenance import made_by, model_record, whitening_record
 from .records import DEFAULT_FIELDS
-from .whitening import Float32, Whitening, unit_rows
+from .whitening import Whitening
 
 logger = logging.getLogger(__name__)
 
@@ -264,6 +265,16 @@ class Engine:
         if role == "query" and truncated.any():
             logger.warning(_LONGER, f"{int(truncated.sum()):,} queries", self.encoder.max_tokens)
         return _whiten(vectors, self.whitening)
+
+    def raw_documents(self) -> tuple[list[str], NDArray[np.floating[Any]]]:
+        """Ids of all documents and the model's vectors of them, before whitening, of shape (n, model_dim).
+
+        Raises
+        ------
+        InputError
+            If the index was built without raw vectors.
+        """
+        return self._bundle.raw_documents()
 
     @property
     def encoder(self) -> Encoder:

@@ -25,13 +25,7 @@ def model_record(encoder: Encoder) -> dict[str, Any]:
 
 def whitening_record(whitening: Whitening) -> dict[str, Any]:
     """The parameters of a fitted whitening."""
-    return {
-        "dim": whitening.components_.shape[1],
-        "beta": whitening.beta,
-        "gamma": whitening.gamma,
-        "epsilon": whitening.epsilon,
-        "n_fitted": whitening.n_fitted_,
-    }
+    return whitening.parameters | {"n_fitted": whitening.n_fitted_}
 
 
 def made_by() -> dict[str, str]:

@@ -4,188 +4,36 @@
 
 keep the first ``dim`` columns, then make unit rows. ``beta = gamma = 0`` is a
 rotation (every cosine unchanged), ``beta = 1, gamma = 0`` is PCA, ``beta = gamma = 1``
-is full whitening.
-
-Everything that is fitted comes from three sums (count, mean, scatter) that one
-pass over the vectors gives and that add up over shards: `Moments`. Leaves out the
-choice of dim, beta and gamma.
+is full whitening. With ``local`` > 0 a part of Sigma is the scatter of nearest-neighbour
+differences: directions are kept for telling a text from the one that is most like it
+(our addition; docs/whitening.md shows what it brings). Everything comes from the vectors'
+`Moments`. Leaves out the choice of the hyperparameters (`retrieval.grid`).
 
 References
 ----------
 Su, "Whitening sentence representations for better semantics and faster retrieval",
 arXiv:2103.15316; the hyperparameters: https://kexue.fm/archives/9079.
-Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing
-sample variances", 1979 (the merge of scatters, eq. 2.1).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from indexes.errors import IndexCorruptError, InputError, VectorError
 
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
+from .moments import Float32, Float64, Moments, check_vectors, unit_rows
 
 
-def unit_rows(vectors: ArrayLike) -> Float32:
-    """Rows scaled to length one.
-
-    Parameters
-    ----------
-    vectors : array-like of shape (n, d), any float dtype
-
-    Returns
-    -------
-    ndarray of shape (n, d), float32
-
-    Raises
-    ------
-    VectorError
-        If a row is zero, NaN or infinite: it has no direction to search by.
-
-    Examples
-    --------
-    >>> unit_rows([[3.0, 4.0]])
-    array([[0.6, 0.8]], dtype=float32)
-    """
-    rows = check_vectors(vectors)
-    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-    if not norms.all():
-        raise VectorError(f"vector {int(np.argmin(norms))} is zero and has no direction; expected non-zero vectors")
-    if np.isinf(norms).any():
-        raise VectorError(f"vector {int(np.argmax(norms))} is too long to be scaled; expected values below 1e150")
-    unit: Float32 = (rows / norms[:, None]).astype(np.float32)
-    return unit
-
-
-def check_vectors(vectors: ArrayLike, dim: int | None = None) -> NDArray[Any]:
-    """The vectors as a finite two-dimensional float array, or the reason why not.
-
-    Parameters
-    ----------
-    vectors : array-like of shape (n, d)
-        float16, float32 and float64 keep their dtype; integers become float32.
-    dim : int, optional
-        The d that is expected.
-
-    Raises
-    ------
-    VectorError
-        If the shape is another one, or a value is NaN or infinite.
-
-    Examples
-    --------
-    >>> check_vectors([[1, 2]]).dtype
-    dtype('float32')
-    """
-    try:
-        array = np.asarray(vectors)
-    except ValueError as error:  # lists of different lengths
-        raise VectorError(f"vectors are no array: {error}; expected (n, d), one row a vector") from error
-    if array.ndim != 2 or (len(array) and not array.shape[1]):
-        raise VectorError(f"vectors have shape {array.shape}; expected (n, d), one row a vector")
-    if dim is not None and array.shape[1] != dim:
-        raise VectorError(f"vectors have dim {array.shape[1]}; expected dim {dim}")
-    if array.dtype.kind in "iub":
-        array = array.astype(np.float32)
-    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
-        raise VectorError(f"vectors have dtype {array.dtype}; expected float16, float32 or float64")
-    finite = np.isfinite(array).all(axis=1)
-    if not finite.all():
-        raise VectorError(f"vector {int(np.argmin(finite))} holds NaN or infinity; expected finite numbers")
-    return array
-
-
-@dataclass
-class Moments:
-    """Count, mean and scatter of vectors, summed in float64.
-
-    Parameters
-    ----------
-    count : int
-    mean : ndarray of shape (d,), float64
-    scatter : ndarray of shape (d, d), float64
-        Sum of ``(x - mean)^T (x - mean)``; memory 8 d^2 bytes whatever the count.
-
-    Examples
-    --------
-    >>> a, b = Moments.of([[1.0, 0.0]]), Moments.of([[3.0, 2.0]])
-    >>> whole = a.merge(b)
-    >>> whole.count, whole.mean.tolist(), whole.covariance.tolist()
-    (2, [2.0, 1.0], [[1.0, 1.0], [1.0, 1.0]])
-    """
-
-    count: int
-    mean: Float64
-    scatter: Float64
-
-    @classmethod
-    def of(cls, vectors: ArrayLike | Iterable[ArrayLike]) -> Moments:
-        """The moments of an array of shape (n, d), or of an iterable of such arrays, in one pass.
-
-        Raises
-        ------
-        VectorError
-            If there is no vector, or one cannot be used (see `check_vectors`).
-        """
-        batches = cast("Iterable[ArrayLike]", [vectors] if _is_matrix(vectors) else vectors)
-        total: Moments | None = None
-        for batch in batches:
-            rows = check_vectors(batch, None if total is None else len(total.mean)).astype(np.float64)
-            if not len(rows):
-                continue
-            mean = rows.mean(axis=0)
-            rows -= mean
-            part = cls(len(rows), mean, rows.T @ rows)
-            total = part if total is None else total.merge(part)
-        if total is None:
-            raise VectorError("there are no vectors to fit on; expected at least one")
-        return total
-
-    def merge(self, other: Moments) -> Moments:
-        """The moments of both sets of vectors together (Chan et al. 1979, eq. 2.1).
-
-        Raises
-        ------
-        VectorError
-            If the dimensions differ.
-        """
-        if len(self.mean) != len(other.mean):
-            raise VectorError(f"moments have dim {len(self.mean)} and {len(other.mean)}; expected the same dim")
-        count = self.count + other.count
-        delta = other.mean - self.mean
-        mean = self.mean + delta * (other.count / count)
-        between = np.outer(delta, delta) * (self.count * other.count / count)
-        return Moments(count, mean, self.scatter + other.scatter + between)
-
-    @property
-    def covariance(self) -> Float64:
-        """Cov = scatter / count, of shape (d, d)."""
-        return self.scatter / self.count
-
-    def spectrum(self, beta: float) -> tuple[Float64, Float64]:
-        """Eigenvalues, largest first, and eigenvectors (columns) of Sigma(beta) = Cov + (1 - beta)^2 mu^T mu.
-
-        Returns
-        -------
-        eigenvalues : ndarray of shape (d,), float64, not negative
-        eigenvectors : ndarray of shape (d, d), float64
-            The entry of largest size in each column is positive, so that a fit gives the same signs again.
-        """
-        sigma = self.covariance + (1.0 - beta) ** 2 * np.outer(self.mean, self.mean)
-        eigenvalues, vectors = np.linalg.eigh(sigma)
-        eigenvalues, vectors = eigenvalues[::-1].clip(min=0.0), vectors[:, ::-1]
-        peaks = vectors[np.abs(vectors).argmax(axis=0), np.arange(len(eigenvalues))]
-        return eigenvalues, vectors * np.where(peaks < 0, -1.0, 1.0)
+def rank_of(eigenvalues: Float64) -> int:
+    """How many directions the vectors of a spectrum span, rounding apart."""
+    return int((eigenvalues > eigenvalues[0] * len(eigenvalues) * np.finfo(np.float64).eps).sum())
 
 
 class Whitening:
@@ -202,12 +50,14 @@ class Whitening:
     epsilon : float, default=0.0
         Added to the eigenvalues before they are used as scales, in units of their mean
         (Soft-ZCA, arXiv:2411.17538): keeps small, noisy directions from being blown up.
+    local : float, default=0.0
+        Share of nearest-neighbour differences in Sigma, 0 (none) to 1 (nothing else); see `Moments.spectrum`.
 
     Attributes
     ----------
     mean_ : ndarray of shape (d,), float64
     eigenvalues_ : ndarray of shape (d,), float64
-        The whole spectrum of Sigma(beta), largest first.
+        The whole spectrum of Sigma, largest first.
     components_ : ndarray of shape (d, k), float64
         First k eigenvectors, a column each.
     n_fitted_ : int
@@ -231,16 +81,24 @@ class Whitening:
     components_: Float64
     n_fitted_: int
 
-    def __init__(self, dim: int | None = None, beta: float = 1.0, gamma: float = 0.0, epsilon: float = 0.0) -> None:
+    def __init__(
+        self, dim: int | None = None, beta: float = 1.0, gamma: float = 0.0, epsilon: float = 0.0, local: float = 0.0
+    ) -> None:
         if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1):
             raise InputError(f"dim={dim!r}; expected a whole number of columns to keep, 1 or more, or None for all")
-        for name, value in (("beta", beta), ("gamma", gamma)):
+        for name, value in (("beta", beta), ("gamma", gamma), ("local", local)):
             if not 0.0 <= value <= 1.0:
                 raise InputError(f"{name}={value!r}; expected a number from 0 to 1")
         if not 0.0 <= epsilon < float("inf"):
             raise InputError(f"epsilon={epsilon!r}; expected a number from 0 upwards")
         self.dim = None if dim is None else int(dim)
-        self.beta, self.gamma, self.epsilon = float(beta), float(gamma), float(epsilon)
+        self.beta, self.gamma, self.epsilon, self.local = float(beta), float(gamma), float(epsilon), float(local)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The hyperparameters by name; dim is that of the fit, once there is one."""
+        dim = self.components_.shape[1] if self.is_fitted else self.dim
+        return {"dim": dim, "beta": self.beta, "gamma": self.gamma, "epsilon": self.epsilon, "local": self.local}
 
     @property
     def is_fitted(self) -> bool:
@@ -249,11 +107,11 @@ class Whitening:
 
     def unfitted(self) -> Whitening:
         """Another one with the same parameters."""
-        return Whitening(self.dim, self.beta, self.gamma, self.epsilon)
+        return Whitening(self.dim, self.beta, self.gamma, self.epsilon, self.local)
 
     def __repr__(self) -> str:
-        epsilon = f", epsilon={self.epsilon:g}" if self.epsilon else ""
-        return f"Whitening(dim={self.dim}, beta={self.beta:g}, gamma={self.gamma:g}{epsilon})"
+        more = "".join(f", {name}={value:g}" for name in ("epsilon", "local") if (value := getattr(self, name)))
+        return f"Whitening(dim={self.dim}, beta={self.beta:g}, gamma={self.gamma:g}{more})"
 
     def fit(self, vectors: ArrayLike | Iterable[ArrayLike] | Moments) -> Whitening:
         """Learn mean and spectrum in one pass.
@@ -272,13 +130,13 @@ class Whitening:
             If dim > d, or if the vectors span fewer than dim directions and gamma > 0 would divide by nothing,
             or by so little that the scales are no float32 numbers.
         """
-        moments = vectors if isinstance(vectors, Moments) else Moments.of(vectors)
+        moments = vectors if isinstance(vectors, Moments) else Moments.of(vectors, local=self.local > 0)
         d = len(moments.mean)
         k = d if self.dim is None else self.dim
         if k > d:
             raise InputError(f"dim={k} but the vectors have {d} columns; expected dim <= {d}")
-        eigenvalues, eigenvectors = moments.spectrum(self.beta)
-        rank = int((eigenvalues > eigenvalues[0] * d * np.finfo(np.float64).eps).sum())
+        eigenvalues, eigenvectors = moments.spectrum(self.beta, self.local)
+        rank = rank_of(eigenvalues)
         if self.gamma > 0 and self.epsilon == 0 and k > rank:
             raise InputError(
                 f"dim={k} with gamma={self.gamma:g}, but the {moments.count} fitted vectors span {rank} directions; "
@@ -357,9 +215,8 @@ class Whitening:
         from safetensors.numpy import save
 
         self._check_fitted()
-        parameters = {"dim": self.components_.shape[1], "beta": self.beta, "gamma": self.gamma, "epsilon": self.epsilon}
         # subtle: one entry only, because safetensors writes its metadata in random order
-        header = {"whitening": json.dumps(parameters | {"n_fitted": self.n_fitted_})}
+        header = {"whitening": json.dumps(self.parameters | {"n_fitted": self.n_fitted_})}
         tensors = {"mean": self.mean_, "eigenvalues": self.eigenvalues_, "components": self.components_}
         return save(tensors, metadata=header)
 
@@ -399,10 +256,3 @@ class Whitening:
         except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise IndexCorruptError(f"{fspath(path)} is not a whitening saved by Whitening.save: {error}") from error
         return loaded
-
-
-def _is_matrix(vectors: object) -> bool:
-    """Whether this is one array (or a list of lists of numbers) rather than an iterable of arrays."""
-    if isinstance(vectors, np.ndarray):
-        return vectors.ndim <= 2
-    return isinstance(vectors, list | tuple) and bool(vectors) and np.ndim(vectors[0]) == 1

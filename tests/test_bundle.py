@@ -252,8 +252,8 @@ def test_what_a_bundle_tells_of_itself(template: Path, tmp_path: Path) -> None:
         assert (bundle.manifest.generation, bundle.manifest.documents, bundle.manifest.next_row) == (1, 40, 40)
         assert bundle.manifest.format_version == FORMAT_VERSION and bundle.manifest.dim == DIM
         assert bundle.whitening_path is not None and bundle.whitening_path.read_bytes() == WHITENING[1]
-        [(rows, raw)] = bundle.raw_vectors()
-        np.testing.assert_array_equal(rows, range(40))
+        ids, raw = bundle.raw_documents()
+        assert ids == [each.doc_id for each in DOCUMENTS]
         np.testing.assert_array_equal(raw, [cell(each.text) for each in DOCUMENTS])
         assert raw.dtype == np.float16 and not raw.flags.writeable
         files = content(template)
@@ -265,7 +265,7 @@ def test_what_a_bundle_tells_of_itself(template: Path, tmp_path: Path) -> None:
     with closing(Bundle(tmp_path / "index")) as bundle:
         assert bundle.whitening_path is None and bundle.truncated() == 0
         with pytest.raises(InputError, match="was built without raw vectors"):
-            list(bundle.raw_vectors())
+            bundle.raw_documents()
 
 
 @pytest.mark.parametrize("name", ["o'brien", 'a "b"', "a b", "100%", "a?b#c", "🦊", "a;b", "[a]", "a\nb", "-"])
@@ -794,7 +794,8 @@ def everything(folder: Path) -> Any:
             ]
             for hits in bundle.search(CELLS, 100)
         ]
-        raw = [(rows.tolist(), np.array(vectors).tolist()) for rows, vectors in bundle.raw_vectors()]
+        ids, vectors = bundle.raw_documents()
+        raw = dict(zip(ids, np.array(vectors).tolist(), strict=True))
         whitening = bundle.whitening_path
         return found, raw, whitening and whitening.read_bytes(), bundle.manifest
 

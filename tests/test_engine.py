@@ -24,7 +24,7 @@ from indexes.errors import (
 from retrieval import Document, Engine, Hit, Whitening
 from retrieval.encoder import Encoded, HashEncoder, Role
 from retrieval.engine import auto_whitening
-from retrieval.whitening import unit_rows
+from retrieval.moments import unit_rows
 
 WORDS = [f"w{i}" for i in range(300)]
 

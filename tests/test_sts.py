@@ -18,7 +18,7 @@ from eval.statistics import best_threshold, bootstrap_interval, spearman
 from indexes.errors import CorpusError, IndexCorruptError, InputError, VectorError
 from retrieval import Engine, Whitening
 from retrieval.encoder import HashEncoder
-from retrieval.whitening import unit_rows
+from retrieval.moments import unit_rows
 
 WORDS = [f"w{i}" for i in range(60)]
 

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
 
 from indexes.errors import IndexCorruptError, InputError, VectorError
-from retrieval.whitening import Moments, Whitening, check_vectors, unit_rows
+from retrieval.moments import BLOCK, Moments, check_vectors, neighbour_scatter, unit_rows
+from retrieval.whitening import Whitening
 
 Array = NDArray[Any]
 
@@ -200,6 +202,77 @@ def test_a_large_mean_costs_no_accuracy(mean: float, dtype: type) -> None:
     for moments in (Moments.of(vectors), Moments.of(np.array_split(vectors, 37))):
         np.testing.assert_allclose(moments.covariance, expected, atol=1e-9)
         np.testing.assert_allclose(moments.mean, vectors.astype(float).mean(axis=0), rtol=1e-12)
+
+
+# ---- nearest-neighbour differences
+
+
+def test_neighbour_scatter_is_that_of_scikit_learn() -> None:
+    rows = sample(n=400, d=7)
+    _, found = NearestNeighbors(n_neighbors=2).fit(rows).kneighbors(rows)
+    differences = rows - rows[found[:, 1]]
+    np.testing.assert_allclose(neighbour_scatter(rows), differences.T @ differences, rtol=1e-5, atol=1e-6)
+
+
+def test_neighbours_are_looked_for_block_by_block() -> None:
+    rows = sample(n=2 * BLOCK, d=4)
+    parts = [neighbour_scatter(rows[:BLOCK]), neighbour_scatter(rows[BLOCK:])]
+    np.testing.assert_allclose(neighbour_scatter(rows), parts[0] + parts[1], rtol=1e-9)
+    whole = Moments.of(rows, local=True)
+    merged = Moments.of(rows[:BLOCK], local=True).merge(Moments.of(rows[BLOCK:], local=True))
+    assert whole.local is not None and merged.local is not None
+    np.testing.assert_allclose(whole.local, merged.local, rtol=1e-5)
+
+
+def test_one_row_and_equal_rows_have_no_differences() -> None:
+    assert not neighbour_scatter(np.ones((1, 3))).any()
+    assert not neighbour_scatter(np.ones((5, 3))).any()
+    rows = np.repeat(sample(n=50, d=3), 2, axis=0)  # each has its double for a neighbour
+    both = Moments.of(rows, local=True)
+    np.testing.assert_allclose(both.spectrum(1.0, 0.25)[0], 0.75 * both.spectrum(1.0)[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_local_mixes_two_scatters_of_one_size(beta: float) -> None:
+    moments = Moments.of(sample(n=300, d=6), local=True)
+    assert moments.local is not None
+    near = moments.local / np.trace(moments.local) * np.trace(moments.covariance)
+    sigma = moments.covariance + (1 - beta) ** 2 * np.outer(moments.mean, moments.mean)
+    for share in (0.0, 0.3, 1.0):
+        eigenvalues, columns = moments.spectrum(beta, share)
+        expected = (1 - share) * sigma + share * near
+        np.testing.assert_allclose(columns * eigenvalues @ columns.T, expected, atol=1e-12)
+
+
+def test_local_keeps_the_directions_that_tell_neighbours_apart() -> None:
+    """Pairs that differ in column 0 only, far from each other in column 1: PCA keeps 1, local keeps 0."""
+    rng = np.random.default_rng(0)
+    centres = np.repeat(rng.standard_normal((200, 1)) * 100, 2, axis=0)
+    rows = np.hstack([np.tile([[0.0], [1.0]], (200, 1)), centres])
+    assert Whitening(dim=1).fit(rows).components_[:, 0].round(2).tolist() == [0.0, 1.0]
+    assert Whitening(dim=1, local=1.0).fit(rows).components_[:, 0].round(2).tolist() == [1.0, 0.0]
+
+
+def test_local_needs_its_sums() -> None:
+    with pytest.raises(VectorError, match=r"local=0.5 needs neighbour differences; make .*local=True"):
+        Whitening(local=0.5).fit(Moments.of(sample()))
+    with pytest.raises(VectorError, match="one of two moments has no neighbour differences"):
+        Moments.of(sample()).merge(Moments.of(sample(), local=True))
+
+
+def test_a_blend_gives_each_set_the_same_weight() -> None:
+    small, large = sample(n=50, d=4).astype(np.float64), 3 + 2 * sample(n=500, d=4).astype(np.float64)
+    blend = Moments.blend([Moments.of(small, local=True), Moments.of(large, local=True)])
+    np.testing.assert_allclose(blend.mean, (small.mean(0) + large.mean(0)) / 2)
+    covariances = [np.cov(rows.T, bias=True) for rows in (small, large)]
+    np.testing.assert_allclose(blend.covariance, (covariances[0] + covariances[1]) / 2)
+    assert blend.local is not None
+    near = (neighbour_scatter(small - small.mean(0)) / 50 + neighbour_scatter(large - large.mean(0)) / 500) / 2
+    np.testing.assert_allclose(blend.local / blend.count, near, rtol=1e-5)
+    alone = Moments.of(small)
+    np.testing.assert_allclose(Moments.blend([alone]).scatter, alone.scatter)
+    with pytest.raises(VectorError, match="no moments to blend"):
+        Moments.blend([])
 
 
 def test_a_large_mean_leaves_the_transform_three_digits() -> None:
@@ -493,6 +566,7 @@ def test_the_file_is_plain_safetensors() -> None:
         "beta": 0.3,
         "gamma": 0.0,
         "epsilon": 0.0,
+        "local": 0.0,
         "n_fitted": 300,
     }
 
@@ -506,7 +580,7 @@ def test_no_such_file(name: str, tmp_path: Path) -> None:
 
 SMALL = Whitening(dim=2, gamma=0.5).fit(sample(n=50, d=3)).to_bytes()
 TENSORS: dict[str, Array] = load_tensors(SMALL)
-HEADER = {"dim": 2, "beta": 1.0, "gamma": 0.5, "epsilon": 0.0, "n_fitted": 50}
+HEADER = {"dim": 2, "beta": 1.0, "gamma": 0.5, "epsilon": 0.0, "local": 0.0, "n_fitted": 50}
 
 
 def a_file(header: Any = HEADER, **changed: Array | None) -> bytes:

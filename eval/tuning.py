@@ -1,0 +1,217 @@
+"""Which whitening is good: every cell of a grid judged on labelled data, and what to take from it.
+
+    model, dev data -> raw vectors, encoded once -> grid of (k, beta, gamma, epsilon, local) -> WhiteningTuning
+
+Dev data are sentence pairs with people's scores (Spearman of cosine decides) or queries with
+judged documents (nDCG@10). The fit is on vectors without labels. No cell is recommended that is
+worse than no transform at all: k = d, beta = gamma = 0 is always in the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.errors import InputError
+from retrieval.corpora import read_corpus
+from retrieval.grid import BETAS, GAMMAS, LOCALS, FindObjective, Objective, Rotation, default_dims, judge
+from retrieval.moments import Float64, Moments
+
+from .embedding import ModelOrEmbed, Sentences, as_embed, is_engine, opened
+from .pairs import STSSet
+from .retrieval import RetrievalSet, load_retrieval
+from .statistics import spearman
+from .sts import Datasets, load_sets
+from .tuned import WhiteningTuning
+
+Fit = NDArray[Any] | Moments | str | PathLike[str] | Iterable[str]
+RANDOM_PROJECTIONS = 5  # whose mean is the rival
+
+
+def tune_whitening(
+    model_or_embed: ModelOrEmbed,
+    dev: Datasets | RetrievalSet,
+    *,
+    fit: Fit | None = None,
+    dims: Sequence[int] | None = None,
+    betas: Sequence[float] = BETAS,
+    gammas: Sequence[float] = GAMMAS,
+    epsilons: Sequence[float] = (0.0,),
+    locals_: Sequence[float] = LOCALS,
+    split: str = "dev",
+    data: str | PathLike[str] | None = None,
+) -> WhiteningTuning:
+    """Every whitening of a grid, judged on labelled dev data; the best for each k and the smallest that loses nothing.
+
+    Parameters
+    ----------
+    model_or_embed : str, path, SentenceTransformer, Encoder, Engine or callable
+        As in `evaluate_sts`. Of an index the model's raw vectors are meant, before its own whitening.
+    dev : pairs or queries
+        Pairs: as the datasets of `evaluate_sts`, each counting the same. Queries: a `RetrievalSet` or a BEIR
+        folder (the one with qrels/SPLIT.tsv); its documents come from the index, else from the folder.
+    fit : array (n, d), Moments, corpus path or texts, optional
+        What the whitenings are fitted on, no labels needed: your own texts. By default the documents of the
+        index or of the BEIR folder, and for pairs the dev sentences themselves.
+    dims : sequence of int, optional
+        By default d and 2/3, 1/2, 1/3, 1/4, 1/6, 1/8, 1/12 of it. d is always tried.
+    betas, gammas, epsilons, locals_ : sequence of float
+        See `retrieval.Whitening`. beta = 0 and gamma = 0 are always tried.
+    split : str, default="dev"
+        Which file of a folder.
+    data : path, optional
+        Where names of sets are looked up, see `load_sts`.
+
+    Returns
+    -------
+    WhiteningTuning
+
+    Raises
+    ------
+    InputError
+        Constant labels, fewer than two pairs, a hyperparameter out of its range, an index without raw vectors.
+    VectorError
+        NaN, infinite or zero vectors, or of another dim.
+    CorpusError, ModelError
+        See `load_sts` and `load_encoder`.
+
+    Notes
+    -----
+    Cost: one encode, one d x d eigendecomposition for each (beta, local), and one product of the dev
+    vectors with it; a cell costs a weighted sum. 1,500 pairs at d = 384: about a thousand cells in a few seconds.
+
+    Examples
+    --------
+    >>> pairs = STSSet(name="toy", sentences1=("a b", "a b", "a c"), sentences2=("a b", "a c", "d e"),
+    ...                scores=np.array([5.0, 2.0, 0.0]))
+    >>> tuning = tune_whitening("hash:16", pairs, dims=[16, 2], betas=[0, 1], gammas=[0], locals_=[0])
+    >>> tuning.raw, tuning.best.score >= tuning.raw
+    (1.0, True)
+    """
+    with opened(model_or_embed) as source:
+        if (folder := _beir_folder(dev)) is not None:
+            dev = load_retrieval(folder, split)
+        if isinstance(dev, RetrievalSet):
+            measure, (name, objective, own) = "nDCG@10", _find_documents(source, dev, folder)
+        else:
+            measure, (name, objective, own) = "Spearman", _compare_pairs(source, load_sets(dev, split, data))
+        moments = _moments(own if fit is None else fit, source, local=any(locals_))
+    d = len(moments.mean)
+    wanted = sorted({d, *(default_dims(d) if dims is None else dims)}, reverse=True)
+    betas, gammas = (sorted({0.0, *map(float, values)}) for values in (betas, gammas))
+    cells = tuple(judge(moments, objective, wanted, betas, gammas, epsilons, locals_))
+    return WhiteningTuning(
+        model=name,
+        measure=measure,
+        raw=_score(objective, np.eye(d), [d])[0],
+        cells=cells,
+        rivals=_rivals(objective, moments, wanted),
+        moments=moments,
+    )
+
+
+class PairObjective:
+    """How well cosines follow people's scores: the mean of Spearman over sets of pairs.
+
+    Parameters
+    ----------
+    sets : sequence of (one, two, labels)
+        Raw vectors of shape (n, d) on both sides and n scores.
+    """
+
+    def __init__(self, sets: Sequence[tuple[NDArray[Any], NDArray[Any], Float64]]) -> None:
+        for _, _, labels in sets:
+            if len(labels) < 2 or np.ptp(labels) == 0:
+                raise InputError(f"all {len(labels)} dev scores are the same; expected different ones to tune by")
+        self._sets = sets
+
+    def scores(self, rotate: Rotation, scales: Float64, dims: Sequence[int]) -> Float64:
+        """Mean Spearman, of shape (s, len(dims)): cosines at every k from running sums over the columns."""
+        order = np.argsort(dims)
+        edges = np.concatenate([[0], np.array(dims)[order][:-1]])
+        table = np.zeros((len(scales), len(dims)))
+        for one, two, labels in self._sets:
+            a, b = rotate(one)[:, : max(dims)], rotate(two)[:, : max(dims)]
+            products = [a * b, a * a, b * b]
+            for i, scale in enumerate(scales):
+                weights = scale[: max(dims)] ** 2
+                dot, aa, bb = (np.add.reduceat(product * weights, edges, axis=1).cumsum(axis=1) for product in products)
+                norms = np.sqrt(aa * bb)
+                cosines = np.divide(dot, norms, out=np.zeros_like(dot), where=norms > 0)
+                for j, place in enumerate(order):
+                    table[i, place] += spearman(cosines[:, j], labels)
+        return np.nan_to_num(table / len(self._sets), nan=-1.0)  # constant cosines tell nothing apart
+
+
+def _compare_pairs(model_or_embed: ModelOrEmbed, sets: Sequence[STSSet]) -> tuple[str, Objective, NDArray[Any]]:
+    name, embed = as_embed(model_or_embed, raw=True)
+    sentences = Sentences([s for pairs in sets for s in (*pairs.sentences1, *pairs.sentences2)], embed)
+    rows = ((sentences.rows(p.sentences1), sentences.rows(p.sentences2), p.scores) for p in sets)
+    objective = PairObjective([(sentences.raw[one], sentences.raw[two], labels) for one, two, labels in rows])
+    return name, objective, model_or_embed.raw_documents()[1] if is_engine(model_or_embed) else sentences.raw
+
+
+def _find_documents(
+    model_or_embed: ModelOrEmbed, judged: RetrievalSet, folder: Path | None
+) -> tuple[str, Objective, NDArray[Any]]:
+    ids: Sequence[str]
+    if is_engine(model_or_embed):
+        ids, documents = model_or_embed.raw_documents()
+    elif folder is None:
+        raise InputError("queries without documents: expected an index over them, or the BEIR folder itself")
+    else:
+        records = [record.document for record in read_corpus(folder)]
+        ids = [str(document.doc_id) for document in records]
+        documents = np.asarray(as_embed(model_or_embed, raw=True, role="document")[1]([d.text for d in records]))
+    name, embed = as_embed(model_or_embed, raw=True)
+    place = {doc_id: i for i, doc_id in enumerate(ids)}
+    relevant = {
+        query: {place[doc]: float(grade) for doc, grade in grades.items() if grade > 0 and doc in place}
+        for query, grades in judged.qrels.items()
+    }
+    known = [query for query, grades in relevant.items() if grades]
+    if not known:
+        raise InputError(f"none of the documents judged relevant in {judged.name!r} is in the index; expected its ids")
+    queries = np.asarray(embed([judged.queries[query] for query in known]))
+    return name, FindObjective(queries, documents, [relevant[query] for query in known]), documents
+
+
+def _beir_folder(dev: Any) -> Path | None:
+    return Path(dev) if isinstance(dev, str | PathLike) and (Path(dev) / "qrels").is_dir() else None
+
+
+def _moments(fit: Fit, model_or_embed: ModelOrEmbed, *, local: bool) -> Moments:
+    if isinstance(fit, Moments):
+        return fit
+    if isinstance(fit, np.ndarray):
+        return Moments.of(fit, local=local)
+    texts: Iterable[str] = (
+        (record.document.text for record in read_corpus(fspath(fit))) if isinstance(fit, str | PathLike) else fit
+    )
+    embed = as_embed(model_or_embed, raw=True, role="document")[1]
+    return Moments.of(np.asarray(embed(list(dict.fromkeys(texts)))), local=local)
+
+
+def _rivals(objective: Objective, moments: Moments, dims: Sequence[int]) -> dict[str, tuple[float, ...]]:
+    """What else keeps k columns, for every k: PCA, the first k columns as they are, a random projection."""
+    d = len(moments.mean)
+    _, components = moments.spectrum(1.0)
+    rng = np.random.default_rng(0)
+    random = [np.linalg.qr(rng.standard_normal((d, d)))[0] for _ in range(RANDOM_PROJECTIONS)]
+    return {
+        "PCA": tuple(_score(objective, components, dims, moments.mean)),
+        "first columns": tuple(_score(objective, np.eye(d), dims)),
+        "random projection": tuple(np.mean([_score(objective, q, dims) for q in random], axis=0).tolist()),
+    }
+
+
+def _score(objective: Objective, columns: Float64, dims: Sequence[int], offset: Float64 | None = None) -> list[float]:
+    d = len(columns)
+    rotation = Rotation(np.zeros(d) if offset is None else offset, columns)
+    scores: list[float] = objective.scores(rotation, np.ones((1, d)), dims)[0].tolist()
+    return scores

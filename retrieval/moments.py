@@ -1,0 +1,279 @@
+"""The moments of vectors: what every whitening is fitted from.
+
+One pass over the vectors gives sums (count, mean, scatter, and if asked for the scatter of
+nearest-neighbour differences) that add up over shards and from which the spectrum of
+every beta follows. Vectors are checked at this door.
+
+References
+----------
+Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing
+sample variances", 1979 (the merge of scatters, eq. 2.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from indexes.errors import VectorError
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+BLOCK = 2048
+"""Rows among which nearest neighbours are looked for: 2 BLOCK d operations a row, 16 MiB."""
+STEP = 8192  # rows of a whole array that are summed up together
+
+
+def unit_rows(vectors: ArrayLike) -> Float32:
+    """Rows scaled to length one.
+
+    Parameters
+    ----------
+    vectors : array-like of shape (n, d), any float dtype
+
+    Returns
+    -------
+    ndarray of shape (n, d), float32
+
+    Raises
+    ------
+    VectorError
+        If a row is zero, NaN or infinite: it has no direction to search by.
+
+    Examples
+    --------
+    >>> unit_rows([[3.0, 4.0]])
+    array([[0.6, 0.8]], dtype=float32)
+    """
+    rows = check_vectors(vectors)
+    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    if not norms.all():
+        raise VectorError(f"vector {int(np.argmin(norms))} is zero and has no direction; expected non-zero vectors")
+    if np.isinf(norms).any():
+        raise VectorError(f"vector {int(np.argmax(norms))} is too long to be scaled; expected values below 1e150")
+    unit: Float32 = (rows / norms[:, None]).astype(np.float32)
+    return unit
+
+
+def check_vectors(vectors: ArrayLike, dim: int | None = None) -> NDArray[Any]:
+    """The vectors as a finite two-dimensional float array, or the reason why not.
+
+    Parameters
+    ----------
+    vectors : array-like of shape (n, d)
+        float16, float32 and float64 keep their dtype; integers become float32.
+    dim : int, optional
+        The d that is expected.
+
+    Raises
+    ------
+    VectorError
+        If the shape is another one, or a value is NaN or infinite.
+
+    Examples
+    --------
+    >>> check_vectors([[1, 2]]).dtype
+    dtype('float32')
+    """
+    try:
+        array = np.asarray(vectors)
+    except ValueError as error:  # lists of different lengths
+        raise VectorError(f"vectors are no array: {error}; expected (n, d), one row a vector") from error
+    if array.ndim != 2 or (len(array) and not array.shape[1]):
+        raise VectorError(f"vectors have shape {array.shape}; expected (n, d), one row a vector")
+    if dim is not None and array.shape[1] != dim:
+        raise VectorError(f"vectors have dim {array.shape[1]}; expected dim {dim}")
+    if array.dtype.kind in "iub":
+        array = array.astype(np.float32)
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        raise VectorError(f"vectors have dtype {array.dtype}; expected float16, float32 or float64")
+    finite = np.isfinite(array).all(axis=1)
+    if not finite.all():
+        raise VectorError(f"vector {int(np.argmin(finite))} holds NaN or infinity; expected finite numbers")
+    return array
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Count, mean and scatter of vectors, summed in float64.
+
+    Parameters
+    ----------
+    count : int
+    mean : ndarray of shape (d,), float64
+    scatter : ndarray of shape (d, d), float64
+        Sum of ``(x - mean)^T (x - mean)``; memory 8 d^2 bytes whatever the count.
+    local : ndarray of shape (d, d), float64, optional
+        Sum of ``(x - x')^T (x - x')``, x' the nearest (Euclidean) of the up to 2,047 rows that
+        came beside x: what tells a text from the one that is most like it.
+
+    Examples
+    --------
+    >>> a, b = Moments.of([[1.0, 0.0]]), Moments.of([[3.0, 2.0]])
+    >>> whole = a.merge(b)
+    >>> whole.count, whole.mean.tolist(), whole.covariance.tolist()
+    (2, [2.0, 1.0], [[1.0, 1.0], [1.0, 1.0]])
+    """
+
+    count: int
+    mean: Float64
+    scatter: Float64
+    local: Float64 | None = None
+
+    @classmethod
+    def of(cls, vectors: ArrayLike | Iterable[ArrayLike], *, local: bool = False) -> Moments:
+        """The moments of an array of shape (n, d), or of an iterable of such arrays, in one pass.
+
+        Parameters
+        ----------
+        vectors : array or iterable of arrays
+        local : bool, default=False
+            Whether nearest-neighbour differences are summed up, too; neighbours are looked for within a batch.
+
+        Raises
+        ------
+        VectorError
+            If there is no vector, or one cannot be used (see `check_vectors`).
+        """
+        total: Moments | None = None
+        batches = _steps(vectors) if _is_matrix(vectors) else cast("Iterable[ArrayLike]", vectors)
+        for batch in batches:
+            rows = check_vectors(batch, None if total is None else len(total.mean)).astype(np.float64)
+            if not len(rows):
+                continue
+            mean = rows.mean(axis=0)
+            rows -= mean
+            part = cls(len(rows), mean, rows.T @ rows, neighbour_scatter(rows) if local else None)
+            total = part if total is None else total.merge(part)
+        if total is None:
+            raise VectorError("there are no vectors to fit on; expected at least one")
+        return total
+
+    def merge(self, other: Moments) -> Moments:
+        """The moments of both sets of vectors together (Chan et al. 1979, eq. 2.1).
+
+        Raises
+        ------
+        VectorError
+            If the dimensions differ, or only one holds neighbour differences.
+        """
+        if len(self.mean) != len(other.mean):
+            raise VectorError(f"moments have dim {len(self.mean)} and {len(other.mean)}; expected the same dim")
+        if (self.local is None) != (other.local is None):
+            raise VectorError("one of two moments has no neighbour differences; expected both from of(..., local=True)")
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        mean = self.mean + delta * (other.count / count)
+        between = np.outer(delta, delta) * (self.count * other.count / count)
+        local = None if self.local is None or other.local is None else self.local + other.local
+        return Moments(count, mean, self.scatter + other.scatter + between, local)
+
+    @classmethod
+    def blend(cls, parts: Sequence[Moments]) -> Moments:
+        """Several sets of vectors, each of the same weight: the mean of their means and of their covariances.
+
+        What lies between the sets (the differences of their means) is left out: it tells corpora
+        apart, not texts.
+
+        Raises
+        ------
+        VectorError
+            See `merge`.
+        """
+        if not parts:
+            raise VectorError("there are no moments to blend; expected at least one")
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = whole.merge(part)  # refuses what does not fit together
+        share = whole.count / len(parts)
+        locals_ = [part.local * (share / part.count) for part in parts if part.local is not None]
+        return cls(
+            whole.count,
+            np.mean([part.mean for part in parts], axis=0),
+            np.sum([part.scatter * (share / part.count) for part in parts], axis=0),
+            np.sum(locals_, axis=0) if locals_ else None,
+        )
+
+    @property
+    def covariance(self) -> Float64:
+        """Cov = scatter / count, of shape (d, d)."""
+        covariance: Float64 = self.scatter / self.count
+        return covariance
+
+    def spectrum(self, beta: float, local: float = 0.0) -> tuple[Float64, Float64]:
+        """Eigenvalues, largest first, and eigenvectors (columns) of Sigma.
+
+        Sigma(beta) = Cov + (1 - beta)^2 mu^T mu, and Sigma(beta, local) = (1 - local) Sigma(beta) + local N,
+        where N is the scatter of nearest-neighbour differences, scaled to the trace of Cov. Where no row
+        differs from its nearest, N is zero.
+
+        Returns
+        -------
+        eigenvalues : ndarray of shape (d,), float64, not negative
+        eigenvectors : ndarray of shape (d, d), float64
+            The entry of largest size in each column is positive, so that a fit gives the same signs again.
+
+        Raises
+        ------
+        VectorError
+            If local > 0 and neighbour differences were not summed up.
+        """
+        sigma = self.covariance + (1.0 - beta) ** 2 * np.outer(self.mean, self.mean)
+        if local:
+            if self.local is None:
+                raise VectorError(
+                    f"local={local:g} needs neighbour differences; make the moments by of(..., local=True)"
+                )
+            size = np.trace(self.local)
+            near = self.local * (np.trace(self.covariance) / size) if size else self.local
+            sigma = (1.0 - local) * sigma + local * near
+        eigenvalues, vectors = np.linalg.eigh(sigma)
+        eigenvalues, vectors = eigenvalues[::-1].clip(min=0.0), vectors[:, ::-1]
+        peaks = vectors[np.abs(vectors).argmax(axis=0), np.arange(len(eigenvalues))]
+        return eigenvalues, vectors * np.where(peaks < 0, -1.0, 1.0)
+
+
+def neighbour_scatter(rows: NDArray[Any]) -> Float64:
+    """Sum of ``(x - x')^T (x - x')`` over rows x and their nearest x' (Euclidean), block by block.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, d)
+        Cut into equal blocks of at most `BLOCK` rows; one row alone has no neighbour.
+
+    Returns
+    -------
+    ndarray of shape (d, d), float64
+
+    Examples
+    --------
+    >>> neighbour_scatter(np.array([[0.0, 0.0], [1.0, 0.0], [5.0, 0.0]])).tolist()  # 1 + 1 + 4^2
+    [[18.0, 0.0], [0.0, 0.0]]
+    """
+    total = np.zeros((rows.shape[1], rows.shape[1]))
+    for block in np.array_split(rows, max(1, -(-len(rows) // BLOCK))):
+        if len(block) < 2:
+            continue
+        single = block.astype(np.float32)
+        distances = np.einsum("nd,nd->n", single, single) - 2 * (single @ single.T)  # and |x|^2, the same for all of x
+        np.fill_diagonal(distances, np.inf)
+        differences = block - block[distances.argmin(axis=1)]
+        total += differences.T @ differences
+    return total
+
+
+def _steps(vectors: Any) -> Iterator[ArrayLike]:
+    array = vectors if isinstance(vectors, np.ndarray) and vectors.ndim == 2 else check_vectors(vectors)
+    yield from (array[start : start + STEP] for start in range(0, max(1, len(array)), STEP))
+
+
+def _is_matrix(vectors: object) -> bool:
+    """Whether this is one array (or a list of lists of numbers) rather than an iterable of arrays."""
+    if isinstance(vectors, np.ndarray):
+        return vectors.ndim <= 2
+    return isinstance(vectors, list | tuple) and bool(vectors) and np.ndim(vectors[0]) == 1
