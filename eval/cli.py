@@ -1,14 +1,18 @@
-"""``retrieval eval``: the command that `retrieval.cli` finds through its entry point."""
+"""``retrieval eval`` and ``retrieval tune``: the commands that `retrieval.cli` finds through entry points."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import TypeVar
 
 import click
 
 from retrieval.cli import say
 
 from .retrieval import MEASURES, evaluate_retrieval
+
+_Number = TypeVar("_Number", int, float)
 
 
 @click.group(name="eval")
@@ -73,3 +77,71 @@ def retrieval(index_path: str, dataset: str, split: str, measure: tuple[str, ...
         click.echo(f"{report.name}, {values['queries']} queries")
         for name, value in report.measures.items():
             click.echo(f"{name:<10} {value:.4f}")
+
+
+@click.command()
+@click.argument("model", metavar="MODEL|INDEX")
+@click.option(
+    "--dev", multiple=True, metavar="DATA", help="Scored pairs (as in eval sts), or a BEIR folder of queries."
+)
+@click.option(
+    "--fit", metavar="CORPUS", help="Texts to fit on.  [default: those of INDEX or BEIR folder; else of the pairs]"
+)
+@click.option("--split", default="dev", show_default=True, help="Which file of a folder: SPLIT.tsv, qrels/SPLIT.tsv.")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False),
+    help="Where names are looked up.  [default: RETRIEVAL_DATA]",
+)
+@click.option(
+    "--dims", metavar="K,K,...", help="Columns to try.  [default: d and 2/3, 1/2, 1/3, 1/4, 1/6, 1/8, 1/12 of it]"
+)
+@click.option("--epsilons", metavar="E,E,...", default="0", show_default=True, help="Values of epsilon to try.")
+@click.option("--dim", type=int, help="Columns of the whitening to write.  [default: the fewest that lose nothing]")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False), help="Write the fitted whitening, for build --whitening."
+)
+@click.option("--save", type=click.Path(dir_okay=False), help="Write every cell as JSON.")
+@click.option("--plot", type=click.Path(dir_okay=False), help="Write a picture (PNG, SVG, PDF).")
+@click.option(
+    "--format", "format_", type=click.Choice(["table", "json", "markdown"]), default="table", show_default=True
+)
+def tune(
+    model: str, dev: tuple[str, ...], fit: str | None, split: str, data: str | None, dims: str | None, epsilons: str,
+    dim: int | None, output: str | None, save: str | None, plot: str | None, format_: str,
+) -> None:  # fmt: skip
+    """Find the whitening that keeps the fewest columns and loses nothing.
+
+    Every k, beta, gamma and share of nearest-neighbour differences is judged on --dev from one encode. Without
+    --dev there is no telling what is lost: the defaults are shown, with how well each k keeps the nearest neighbours.
+    """
+    from .tuning import tune_whitening
+
+    say(quiet=False)
+    data_sets = dev[0] if len(dev) == 1 else dev or None
+    tuning = tune_whitening(
+        model,
+        data_sets,
+        fit=fit,
+        dims=None if dims is None else _numbers("--dims", dims, int),
+        epsilons=_numbers("--epsilons", epsilons, float),
+        split=split,
+        data=data,
+    )
+    if output is not None:
+        tuning.whitening(dim).save(output)
+    if save is not None:
+        tuning.save(save)
+    if plot is not None:
+        tuning.plot(plot, dim=dim)
+    if format_ == "json":
+        click.echo(json.dumps(tuning.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        click.echo(tuning.to_markdown() if format_ == "markdown" else tuning.to_text())
+
+
+def _numbers(option: str, text: str, kind: Callable[[str], _Number]) -> list[_Number]:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise click.UsageError(f"{option} is {text!r}; expected numbers with commas between them") from None

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from indexes.errors import InputError
 from retrieval.corpora import read_corpus
-from retrieval.grid import BETAS, GAMMAS, LOCALS, FindObjective, Objective, Rotation, default_dims, judge
-from retrieval.moments import Float64, Moments
+from retrieval.grid import BETAS, DEPTH, GAMMAS, LOCALS, FindObjective, Objective, Rotation, default_dims, judge
+from retrieval.moments import Float64, Moments, unit_rows
+from retrieval.whitening import DEFAULTS
 
 from .embedding import ModelOrEmbed, Sentences, as_embed, is_engine, opened
 from .pairs import STSSet
@@ -31,11 +32,12 @@ from .tuned import WhiteningTuning
 
 Fit = NDArray[Any] | Moments | str | PathLike[str] | Iterable[str]
 RANDOM_PROJECTIONS = 5  # whose mean is the rival
+NEIGHBOUR_QUERIES, NEIGHBOUR_ROWS = 500, 20_000  # at most; the rows are a random sample
 
 
 def tune_whitening(
     model_or_embed: ModelOrEmbed,
-    dev: Datasets | RetrievalSet,
+    dev: Datasets | RetrievalSet | None = None,
     *,
     fit: Fit | None = None,
     dims: Sequence[int] | None = None,
@@ -46,7 +48,7 @@ def tune_whitening(
     split: str = "dev",
     data: str | PathLike[str] | None = None,
 ) -> WhiteningTuning:
-    """Every whitening of a grid, judged on labelled dev data; the best for each k and the smallest that loses nothing.
+    """Every whitening of a grid, judged on dev data; the best for each k and the smallest that loses nothing.
 
     Parameters
     ----------
@@ -55,6 +57,8 @@ def tune_whitening(
     dev : pairs or queries
         Pairs: as the datasets of `evaluate_sts`, each counting the same. Queries: a `RetrievalSet` or a BEIR
         folder (the one with qrels/SPLIT.tsv); its documents come from the index, else from the folder.
+        None, where there are no labels: `retrieval.whitening.DEFAULTS` at each k, with how well they keep the
+        ten nearest neighbours of texts (nDCG@10). What is lost by that may be no loss to people.
     fit : array (n, d), Moments, corpus path or texts, optional
         What the whitenings are fitted on, no labels needed: your own texts. By default the documents of the
         index or of the BEIR folder, and for pairs the dev sentences themselves.
@@ -96,13 +100,16 @@ def tune_whitening(
     with opened(model_or_embed) as source:
         if (folder := _beir_folder(dev)) is not None:
             dev = load_retrieval(folder, split)
+        if dev is None:
+            return _untuned(source, fit, dims)
         if isinstance(dev, RetrievalSet):
             measure, (name, objective, own) = "nDCG@10", _find_documents(source, dev, folder)
         else:
             measure, (name, objective, own) = "Spearman", _compare_pairs(source, load_sets(dev, split, data))
-        moments = _moments(own if fit is None else fit, source, local=any(locals_))
+        fitted = own if fit is None else _vectors(fit, source)
+    moments = fitted if isinstance(fitted, Moments) else Moments.of(fitted, local=any(locals_))
     d = len(moments.mean)
-    wanted = sorted({d, *(default_dims(d) if dims is None else dims)}, reverse=True)
+    wanted = _dims(d, dims)
     betas, gammas = (sorted({0.0, *map(float, values)}) for values in (betas, gammas))
     cells = tuple(judge(moments, objective, wanted, betas, gammas, epsilons, locals_))
     return WhiteningTuning(
@@ -121,7 +128,12 @@ class PairObjective:
     Parameters
     ----------
     sets : sequence of (one, two, labels)
-        Raw vectors of shape (n, d) on both sides and n scores.
+        Raw vectors of shape (n, d) on both sides and n scores; at least one set.
+
+    Attributes
+    ----------
+    dim : int
+        d.
     """
 
     def __init__(self, sets: Sequence[tuple[NDArray[Any], NDArray[Any], Float64]]) -> None:
@@ -129,6 +141,7 @@ class PairObjective:
             if len(labels) < 2 or np.ptp(labels) == 0:
                 raise InputError(f"all {len(labels)} dev scores are the same; expected different ones to tune by")
         self._sets = sets
+        self.dim = int(sets[0][0].shape[1])
 
     def scores(self, rotate: Rotation, scales: Float64, dims: Sequence[int]) -> Float64:
         """Mean Spearman, of shape (s, len(dims)): cosines at every k from running sums over the columns."""
@@ -185,16 +198,56 @@ def _beir_folder(dev: Any) -> Path | None:
     return Path(dev) if isinstance(dev, str | PathLike) and (Path(dev) / "qrels").is_dir() else None
 
 
-def _moments(fit: Fit, model_or_embed: ModelOrEmbed, *, local: bool) -> Moments:
-    if isinstance(fit, Moments):
+def _untuned(source: ModelOrEmbed, fit: Fit | None, dims: Sequence[int] | None) -> WhiteningTuning:
+    """The defaults at each k, judged by the neighbours they keep."""
+    if fit is None and is_engine(source):
+        fit = source.raw_documents()[1]
+    if fit is None or isinstance(fit, Moments):
+        raise InputError(
+            "without dev data there must be texts or vectors to fit on; give fit (--fit CORPUS) or an index"
+        )
+    vectors = _vectors(fit, source)
+    assert isinstance(vectors, np.ndarray)
+    moments = Moments.of(vectors, local=True)
+    wanted = _dims(len(moments.mean), dims)
+    objective = _neighbours(vectors)
+    one = {name: [value] for name, value in DEFAULTS.items()}
+    cells = judge(moments, objective, wanted, one["beta"], one["gamma"], one["epsilon"], one["local"])
+    return WhiteningTuning(
+        model=as_embed(source, raw=True)[0],
+        measure="nDCG@10 of raw neighbours",
+        raw=1.0,
+        cells=tuple(cells),
+        rivals=_rivals(objective, moments, wanted),
+        moments=moments,
+    )
+
+
+def _neighbours(vectors: NDArray[Any]) -> FindObjective:
+    """Some rows as queries, whose right answers are their ten nearest among others by raw cosine."""
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(len(vectors))[: NEIGHBOUR_QUERIES + NEIGHBOUR_ROWS]
+    if len(chosen) < 20:
+        raise InputError(f"{len(vectors)} vectors are too few to tell neighbours by; expected 20 or more")
+    asked = min(NEIGHBOUR_QUERIES, len(chosen) // 2)
+    rows = unit_rows(vectors[np.sort(chosen)])[rng.permutation(len(chosen))]
+    queries, documents = rows[:asked], rows[asked:]
+    nearest = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :DEPTH]
+    return FindObjective(queries, documents, [dict.fromkeys(row, 1.0) for row in nearest.tolist()])
+
+
+def _dims(d: int, dims: Sequence[int] | None) -> list[int]:
+    return sorted({d, *(default_dims(d) if dims is None else dims)}, reverse=True)
+
+
+def _vectors(fit: Fit, model_or_embed: ModelOrEmbed) -> NDArray[Any] | Moments:
+    if isinstance(fit, Moments | np.ndarray):
         return fit
-    if isinstance(fit, np.ndarray):
-        return Moments.of(fit, local=local)
     texts: Iterable[str] = (
         (record.document.text for record in read_corpus(fspath(fit))) if isinstance(fit, str | PathLike) else fit
     )
     embed = as_embed(model_or_embed, raw=True, role="document")[1]
-    return Moments.of(np.asarray(embed(list(dict.fromkeys(texts)))), local=local)
+    return np.asarray(embed(list(dict.fromkeys(texts))))
 
 
 def _rivals(objective: Objective, moments: Moments, dims: Sequence[int]) -> dict[str, tuple[float, ...]]:

@@ -33,6 +33,9 @@ Bool = NDArray[np.bool_]
 FLAT_COMPONENTS = 25_000_000
 """Up to this many numbers (n * dim) a full scan takes about 5 ms on one core."""
 
+FEW = 1000
+"""Fewer rows than this are kept as float32: 8-bit codes learn their range from the rows."""
+
 GPU_HITS = 2048
 """FAISS finds no more hits than this on a GPU."""
 
@@ -59,22 +62,23 @@ def choose(n: int, dim: int, memory: int) -> Choice:
 
     Examples
     --------
-    >>> choose(5_000, 256, 8 << 30).factory
+    >>> choose(500, 192, 8 << 30).factory
     'Flat'
-    >>> choose(1_000_000, 256, 8 << 30).factory
-    'HNSW32,Flat'
-    >>> choose(10_000_000, 256, 8 << 30).factory
+    >>> choose(5_000, 192, 8 << 30).factory
+    'SQ8'
+    >>> choose(1_000_000, 192, 8 << 30).factory
+    'HNSW32,SQ8'
+    >>> choose(10_000_000, 192, 8 << 30).factory
     'IVF12649,SQ8'
     """
+    if n < FEW:
+        return Choice(factory="Flat", reason=f"{n:,} documents are few: their vectors need not be made smaller")
     if n * dim <= FLAT_COMPONENTS:
-        return Choice(factory="Flat", reason=f"{n:,} x {dim} numbers are scanned in milliseconds, and exactly")
-    links = 2 * 32 * 4 + 16
-    for factory, bytes_each in (("HNSW32,Flat", 4 * dim + links), ("HNSW32,SQ8", dim + links)):
-        if n * bytes_each <= memory // 2:
-            need = n * bytes_each / 2**30
-            return Choice(
-                factory=factory, reason=f"{n:,} x {dim}: a graph is quickest and its {need:.1f} GiB fit in memory"
-            )
+        return Choice(factory="SQ8", reason=f"{n:,} x {dim} numbers of 8 bits are all scanned in milliseconds")
+    need = n * (dim + 2 * 32 * 4 + 16)
+    if need <= memory // 2:
+        reason = f"{n:,} x {dim}: a graph over 8-bit rows is quickest and its {need / 2**30:.1f} GiB fit in memory"
+        return Choice(factory="HNSW32,SQ8", reason=reason)
     lists = int(4 * n**0.5)
     return Choice(
         factory=f"IVF{lists},SQ8",
@@ -296,6 +300,28 @@ class VectorIndex:
             order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
             best, where = np.take_along_axis(scores, order, 1), np.take_along_axis(places, order, 1)
         return best, where
+
+
+def linear_transform(kernel: Float32, bias: Float32) -> Any:
+    """``x -> x @ kernel + bias`` as a faiss.LinearTransform.
+
+    Parameters
+    ----------
+    kernel : ndarray of shape (d, k), float32
+    bias : ndarray of shape (k,), float32
+
+    Raises
+    ------
+    MissingPackageError
+        If no FAISS is installed.
+    """
+    faiss = _faiss()
+    transform = faiss.LinearTransform(*kernel.shape, True)
+    faiss.copy_array_to_vector(np.ascontiguousarray(kernel.T).ravel(), transform.A)
+    faiss.copy_array_to_vector(bias, transform.b)
+    transform.set_is_orthonormal()
+    transform.is_trained = True
+    return transform
 
 
 def _takes_selector(index: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from indexes.document import Document as Document
+    from indexes.errors import RetrievalError as RetrievalError
 
     from .engine import Engine as Engine
     from .hit import Hit as Hit
@@ -17,9 +18,10 @@ _HOMES = {
     "Document": "indexes.document",
     "Engine": "retrieval.engine",
     "Hit": "retrieval.hit",
+    "RetrievalError": "indexes.errors",
     "Whitening": "retrieval.whitening",
 }
-__all__ = ["Document", "Engine", "Hit", "Whitening"]
+__all__ = ["Document", "Engine", "Hit", "RetrievalError", "Whitening"]
 
 
 def __getattr__(name: str) -> Any:

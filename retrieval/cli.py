@@ -19,11 +19,11 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from indexes.errors import RetrievalError
+from indexes.errors import CorpusError, InputError, RetrievalError
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -63,12 +63,14 @@ def cli() -> None:
 )
 @click.option("--query-prompt", help="Put before every query, in place of the model's own.")
 @click.option("--document-prompt", help="Put before every document, in place of the model's own.")
-@click.option(
-    "--dim", type=int, help="Columns kept by whitening.  [default: two thirds, if there are enough documents]"
-)
+@click.option("--dim", type=int, help="Columns kept by whitening.  [default: half, if there are documents enough]")
 @click.option("--beta", type=float, help="Share of the mean that is taken away, 0 to 1.  [default: 0]")
-@click.option("--gamma", type=float, help="Strength of whitening, 0 (PCA) to 1 (full).  [default: 0]")
-@click.option("--epsilon", type=float, help="Added to the eigenvalues, in units of their mean.  [default: 0]")
+@click.option("--gamma", type=float, help="Strength of whitening, 0 (PCA) to 1 (full).  [default: 0.375]")
+@click.option("--epsilon", type=float, help="Added to the eigenvalues, in units of their mean.  [default: 0.001]")
+@click.option("--local", type=float, help="Share of nearest-neighbour differences in the fit, 0 to 1.  [default: 0.5]")
+@click.option(
+    "--whitening", type=click.Path(exists=True, dir_okay=False), help="A fitted whitening, such as tune writes."
+)
 @click.option("--no-whitening", is_flag=True, help="Search the model's own vectors.")
 @click.option(
     "--index",
@@ -101,25 +103,34 @@ def cli() -> None:
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors.")
 def build(
     corpus: tuple[str, ...], index_path: str, model: str | None, query_prompt: str | None, document_prompt: str | None,
-    dim: int | None, beta: float | None, gamma: float | None, epsilon: float | None, no_whitening: bool, factory: str,
-    raw: str, format_: Any, id_field: str | None, text_field: tuple[str, ...], metadata_field: tuple[str, ...],
-    on_error: Any, rejects: str | None, quiet: bool,
+    dim: int | None, beta: float | None, gamma: float | None, epsilon: float | None, local: float | None,
+    whitening: str | None, no_whitening: bool, factory: str, raw: str, format_: Any, id_field: str | None,
+    text_field: tuple[str, ...], metadata_field: tuple[str, ...], on_error: Any, rejects: str | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Build an index over one or more corpora.
 
     CORPUS is a file (JSONL, CSV, TSV, plain text with a document a line, Parquet; also .gz and .zst), a BEIR
-    folder, or - for standard input. A build that was interrupted goes on when the same command is run again.
+    folder, or - for standard input, which is JSONL if it begins with { and else text, unless --format says
+    otherwise. A build that was interrupted goes on when the same command is run again.
     """
     say(quiet)
     from .engine import Engine
     from .models import DEFAULT_MODEL
     from .records import Fields
-    from .whitening import Whitening
+    from .whitening import DEFAULTS, Whitening
 
-    asked = {"dim": dim, "beta": beta, "gamma": gamma, "epsilon": epsilon}
+    asked = {"dim": dim, "beta": beta, "gamma": gamma, "epsilon": epsilon, "local": local}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    if no_whitening and given:
-        raise click.UsageError(f"--no-whitening and --{next(iter(given))} exclude each other")
+    ways = [*(["--no-whitening"] if no_whitening else []), *(["--whitening"] if whitening else [])]
+    if len(ways := ways + [f"--{name}" for name in given][:1]) > 1:
+        raise click.UsageError(f"{ways[0]} and {ways[1]} exclude each other")
+    chosen: Whitening | Literal["auto"] | None = "auto"
+    if no_whitening:
+        chosen = None
+    elif whitening is not None:
+        chosen = Whitening.load(whitening)
+    elif given:
+        chosen = Whitening(**(DEFAULTS | given))
     prompts = {"query": query_prompt, "document": document_prompt}
     start = time.perf_counter()
     engine = Engine.build(
@@ -127,7 +138,7 @@ def build(
         index_path,
         model=DEFAULT_MODEL if model is None else model,
         prompts={role: prompt for role, prompt in prompts.items() if prompt is not None},
-        whitening=None if no_whitening else Whitening(**({"beta": 0.0} | given)) if given else "auto",
+        whitening=chosen,
         index=factory,
         raw=None if raw == "none" else raw,  # type: ignore[arg-type]
         format=format_,
@@ -150,9 +161,10 @@ def build(
 @click.option(
     "-i", "--input", "queries", metavar="FILE", help="File of queries (JSONL, CSV, TSV or text), - for standard input."
 )
+@click.option("--input-format", type=click.Choice(FORMATS), help="Format of FILE.  [default: by its suffix]")
 @click.option("--id-field", help="Field of a query's id in FILE.  [default: _id or id; else its line]")
 @click.option("--text-field", multiple=True, help="Field of a query's text in FILE.  [default: title and text]")
-@click.option("-k", default=10, show_default=True, help="Number of hits.")
+@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Number of hits.")
 @click.option(
     "--filter", "expression", metavar="EXPR", help="Metadata filter: \"kind = 'class' AND year >= 1990\" or JSON."
 )
@@ -163,8 +175,9 @@ def build(
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors.")
 def query(
-    index_path: str, text: str | None, queries: str | None, id_field: str | None, text_field: tuple[str, ...], k: int,
-    expression: str | None, exact: bool, model: str | None, format_: str, quiet: bool,
+    index_path: str, text: str | None, queries: str | None, input_format: Any, id_field: str | None,
+    text_field: tuple[str, ...], k: int, expression: str | None, exact: bool, model: str | None, format_: str,
+    quiet: bool,
 ) -> None:  # fmt: skip
     """Find the documents nearest in meaning to TEXT.
 
@@ -175,15 +188,19 @@ def query(
     if (text is None) == (queries is None):
         raise click.UsageError("give either TEXT or -i FILE")
     say(quiet)
+    from indexes.filters import parse_filter
+
     from .engine import Engine
     from .output import WRITERS
     from .records import Fields
 
+    if expression is not None:
+        parse_filter(expression)  # a slip is told before the model is loaded
     with Engine.open(index_path, model=model) as engine:
         engine.encoder  # noqa: B018  # loaded now, so that its time is not taken for a query's
         fields = Fields(doc_id=id_field, text=text_field)
         try:
-            WRITERS[format_](_answers(engine, _queries(text, queries, fields), k, expression, exact))
+            WRITERS[format_](_answers(engine, _queries(text, queries, fields, input_format), k, expression, exact))
             sys.stdout.flush()
         except BrokenPipeError:  # the reader of our output has gone, as `head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -207,7 +224,38 @@ def info(index_path: str, format_: str) -> None:
             click.echo(f"{name:<{width}}  {shown}")
 
 
-def _queries(text: str | None, path: str | None, fields: Fields) -> Iterator[tuple[str, str]]:
+@cli.command(name="export-model")
+@click.argument("source", metavar="MODEL|INDEX")
+@click.option("-o", "--output", required=True, type=click.Path(), help="Folder of the new model.")
+@click.option(
+    "--whitening",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A fitted whitening, such as tune writes.  [default: that of INDEX]",
+)
+def export_model(source: str, output: str, whitening: str | None) -> None:
+    """Write a whitened encoder as a plain sentence-transformers folder.
+
+    Its encode gives the same vectors, and needs nothing of this program.
+    """
+    say(quiet=False)
+    from .engine import Engine
+    from .export import export_model as export
+    from .whitening import Whitening
+
+    if (Path(source) / "catalogue.sqlite").is_file():
+        with Engine.open(source) as engine:
+            fitted = engine.whitening if whitening is None else Whitening.load(whitening)
+            if fitted is None:
+                raise InputError(f"{source} was built without whitening; name a fitted one with --whitening")
+            export(engine.encoder, fitted, output)
+    elif whitening is None:
+        raise click.UsageError("MODEL needs --whitening FILE (INDEX has its own)")
+    else:
+        export(source, Whitening.load(whitening), output)
+    logging.getLogger(__name__).info("%s: load it with SentenceTransformer(%r)", output, output)
+
+
+def _queries(text: str | None, path: str | None, fields: Fields, format_: Any) -> Iterator[tuple[str, str]]:
     """Pairs of query id and query; a query without an id gets its line number."""
     if text is not None:
         yield "1", text
@@ -215,8 +263,14 @@ def _queries(text: str | None, path: str | None, fields: Fields) -> Iterator[tup
     from .corpora import read_corpus
 
     assert path is not None
-    for record in read_corpus(path, fields=fields):
-        yield record.document.doc_id or str(record.line), record.document.text
+    seen: dict[str, int] = {}
+    for record in read_corpus(path, format=format_, fields=fields):
+        query_id = record.document.doc_id or str(record.line)
+        if (before := seen.setdefault(query_id, record.line)) != record.line:
+            raise CorpusError(
+                path, record.line, f"query id {query_id!r} was used before, in line {before}; ids must differ"
+            )
+        yield query_id, record.document.text
 
 
 def _answers(
@@ -268,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error.show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _note("interrupted; a build goes on where it was when the same command is run again")
+        _note("interrupted; nothing is lost: a build goes on where it was when the same command is run again")
         code = 130
     except RetrievalError as error:
         _note("Error: " + " ".join(str(error).split()))

@@ -201,8 +201,12 @@ def _csv(lines: Lines, source: str, fields: Fields, **dialect: Any) -> Iterator[
         check_columns(names, fields)
     except InputError as error:
         raise CorpusError(source, line, f"bad header: {error}") from None
+    id_name = fields.doc_id or next((name for name in ("_id", "id") if name in names), None)
     for line, raw, values in rows:
-        yield line, raw, values if isinstance(values, InputError) else dict(zip(names, values, strict=True))
+        if isinstance(values, InputError):
+            yield line, raw, values
+        else:  # an empty cell is how a table says that there is no id
+            yield line, raw, {n: None if n == id_name and not v else v for n, v in zip(names, values, strict=True)}
 
 
 def _csv_rows(

@@ -69,6 +69,10 @@ class SentenceTransformerEncoder:
     ------
     ModelError
         If the folder cannot be loaded. Code that comes with a model is never run.
+
+    Attributes
+    ----------
+    model : SentenceTransformer
     """
 
     def __init__(self, files: ModelFiles, prompts: Mapping[str, str] | None = None) -> None:
@@ -76,13 +80,16 @@ class SentenceTransformerEncoder:
             from sentence_transformers import SentenceTransformer
 
             try:
-                self._model = SentenceTransformer(str(files.folder), trust_remote_code=False, local_files_only=True)
-            except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-                raise ModelError(f"model {files.name!r} ({files.source}) cannot be loaded: {error}") from error
+                self.model = SentenceTransformer(str(files.folder), trust_remote_code=False, local_files_only=True)
+            except Exception as error:  # of many libraries and kinds, for a file that is missing, cut off or altered
+                raise ModelError(
+                    f"model {files.name!r} ({files.source}) cannot be loaded ({type(error).__name__}: {error}); "
+                    "fetch or copy the model's folder again"
+                ) from error
         self.name, self.source = files.name, files.source
-        self.prompts: Mapping[str, str] = _prompts(self._model.prompts, prompts)
-        self.dim = int(self._model.get_embedding_dimension() or 0)
-        limit = self._model.max_seq_length
+        self.prompts: Mapping[str, str] = _prompts(self.model.prompts, prompts)
+        self.dim = int(self.model.get_embedding_dimension() or 0)
+        limit = self.model.max_seq_length
         self.max_tokens = None if limit is None or limit == float("inf") else int(limit)
         self.fingerprint: Mapping[str, Any] = fingerprint(files.folder) | {
             "prompts": json.dumps(self.prompts, sort_keys=True)
@@ -109,7 +116,7 @@ class SentenceTransformerEncoder:
         limit = self.max_tokens or int(lengths.max())
         vectors = np.empty((len(distinct), self.dim), np.float32)
         for batch in pack(np.minimum(lengths, limit), TOKEN_BUDGET):
-            vectors[batch] = self._model.encode(
+            vectors[batch] = self.model.encode(
                 [distinct[i] for i in batch], prompt=prompt, batch_size=len(batch), show_progress_bar=False
             )
         place = {text: i for i, text in enumerate(distinct)}
@@ -118,7 +125,7 @@ class SentenceTransformerEncoder:
 
     def _token_lengths(self, texts: list[str]) -> NDArray[np.int64]:
         """Tokens of each text, special ones included, before anything is cut off."""
-        tokenizer = self._model.tokenizer
+        tokenizer = self.model.tokenizer
         if hasattr(tokenizer, "encode_batch"):  # a bare tokenizer, as static embeddings have
             return np.array([len(encoding.ids) for encoding in tokenizer.encode_batch(texts)])
         ids = tokenizer(texts, truncation=False, padding=False, return_attention_mask=False, verbose=False)["input_ids"]

@@ -28,17 +28,17 @@ from .corpora import Fields, Format
 from .encoder import Encoder, Model, Role, find_model, load_encoder
 from .hit import Hit, hits_of
 from .intake import Corpus, stage_corpus
-from .models import DEFAULT_MODEL, compare
+from .models import DEFAULT_MODEL, ModelFiles, compare
 from .moments import Float32, unit_rows
 from .progress import Advance, progress_bar
 from .provenance import made_by, model_record, whitening_record
 from .records import DEFAULT_FIELDS
-from .whitening import Whitening
+from .whitening import Whitening, default_whitening
 
 logger = logging.getLogger(__name__)
 
 BATCH = 8192  # rows that are whitened and added together; fixed, so that a build gives the same bytes again
-_LONGER = "%s are longer than %s tokens; what is beyond was not read"
+_LONGER = "%s longer than %s tokens: %s; what is beyond was not read"
 TRAINING_ROWS = 262_144  # evenly spaced rows that lists and codebooks are trained on
 
 
@@ -152,7 +152,7 @@ class Engine:
                     advance(staging.encoded - done)
                     done = staging.encoded
             if cut := int(staging.truncated().sum()):
-                logger.info(_LONGER, f"{cut:,} documents", encoder.max_tokens)
+                logger.info(_LONGER, "documents", encoder.max_tokens, f"{cut:,}")
 
             vectors = staging.raw()  # (n, d)
             if whitening is not None and not whitening.is_fitted:
@@ -263,7 +263,7 @@ class Engine:
                 raise InputError(f"{role} {i + 1} is {text!r}; expected some words")
         vectors, truncated = self.encoder.encode(texts, role)
         if role == "query" and truncated.any():
-            logger.warning(_LONGER, f"{int(truncated.sum()):,} queries", self.encoder.max_tokens)
+            logger.warning(_LONGER, "queries", self.encoder.max_tokens, f"{int(truncated.sum()):,}")
         return _whiten(vectors, self.whitening)
 
     def raw_documents(self) -> tuple[list[str], NDArray[np.floating[Any]]]:
@@ -281,7 +281,8 @@ class Engine:
         """The encoder that made the index, loaded and checked when it is first needed."""
         if self._encoder is None:
             stored = self._bundle.manifest.model
-            encoder = load_encoder(stored["name"] if self._model is None else self._model, prompts=stored["prompts"])
+            found = find_model(stored["name"] if self._model is None else self._model)
+            encoder = load_encoder(found, prompts=stored["prompts"]) if isinstance(found, ModelFiles) else found
             compare(stored["fingerprint"], encoder.fingerprint, encoder.name)
             self._encoder = encoder
         return self._encoder
@@ -339,16 +340,14 @@ class Engine:
 
 
 def auto_whitening(n: int, d: int) -> Whitening | None:
-    """The whitening of a new index when nothing was asked for: two thirds of the columns, beta = gamma = 0.
+    """The whitening of a new index when nothing was asked for: `default_whitening`, half of the columns.
 
-    Neither centred nor scaled, because that is what loses nothing over whole corpora (docs/decisions.md).
-
-    None where n documents are too few (under ten for each of d columns) to tell directions from chance.
+    None where n documents are too few (under two for each of d columns) to tell directions from chance.
     """
-    if n < 10 * d:
-        logger.info("no whitening: %s documents are fewer than ten for each of %s columns", f"{n:,}", d)
+    if n < 2 * d:
+        logger.info("no whitening: %s documents are fewer than two for each of %s columns", f"{n:,}", d)
         return None
-    return Whitening(dim=max(1, 2 * d // 3), beta=0.0, gamma=0.0)
+    return default_whitening(d)
 
 
 def _plan(encoder: Encoder) -> dict[str, Any]:

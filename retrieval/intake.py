@@ -88,8 +88,8 @@ def stage_corpus(
             file.close()
             aside.replace(rejects)
     if rejected:
-        where = "nowhere: give rejects=FILE (--rejects FILE) to keep them" if rejects is None else fspath(rejects)
-        logger.warning("%s records were left out (written to %s)", f"{rejected:,}", where)
+        kept = "rejects=FILE (--rejects FILE) would keep them" if rejects is None else f"they are in {fspath(rejects)}"
+        logger.warning("records left out: %s; %s", f"{rejected:,}", kept)
     if not staging.count:
         why = f"all {rejected:,} records were rejected" if rejected else "it is empty"
         raise InputError(f"there is no document in the corpus: {why}; expected at least one")

@@ -132,7 +132,7 @@ def _in_hub(name: str, short: str) -> ModelFiles:
     except Exception as error:  # the hub's client raises errors of many libraries: all mean that it is not to be had
         raise ModelError(
             f"model {name!r} was not found: {tried}, and the hub did not give {repository!r} "
-            f"({type(error).__name__}); give the path of a folder{package}"
+            f"({type(error).__name__}: is it spelt right, is there a network?); give the path of a folder{package}"
         ) from error
     return ModelFiles(name=repository, folder=folder, source=f"the hub ({repository})")
 
@@ -173,9 +173,9 @@ def fingerprint(folder: Path) -> dict[str, str]:
     weights = [file for place in places for file in _weights(place)]
     if not weights:
         raise ModelError(f"{folder} holds no weights (no *.safetensors or *.bin file)")
-    tokenizer = folder / "tokenizer.json"
-    parts = ("vocab*", "*.model", "merges.txt", "added_tokens.json", "special_tokens_map.json")
-    words = [tokenizer] if tokenizer.exists() else sorted(file for part in parts for file in folder.glob(part))
+    words = next((found for place in places if (found := _words(place))), [])
+    if not words:  # transformers would make an empty one without a word, under which all texts look alike
+        raise ModelError(f"{folder} holds no tokenizer (no tokenizer.json, vocab.txt or *.model file)")
     return {
         "weights": _digest(sha256_of(file) for file in weights),
         "tokenizer": _digest([*(sha256_of(file) for file in words), _tokenizer_settings(folder)]),
@@ -205,6 +205,17 @@ def _weights(place: Path) -> list[Path]:
     return sorted(place.glob("*.safetensors")) or sorted(
         file for file in place.glob("*.bin") if file.name != "training_args.bin"
     )
+
+
+def _words(place: Path) -> list[Path]:
+    """The files of a tokenizer: tokenizer.json, or those that were used before it."""
+    whole = place / "tokenizer.json"
+    if whole.exists():
+        return [whole]
+    if not any(any(place.glob(part)) for part in ("vocab*", "*.model")):
+        return []
+    parts = ("vocab*", "*.model", "merges.txt", "added_tokens.json", "special_tokens_map.json")
+    return sorted(file for part in parts for file in place.glob(part))
 
 
 def _settings(place: Path) -> str:

@@ -24,9 +24,9 @@ from indexes.errors import VectorError
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
-BLOCK = 2048
-"""Rows among which nearest neighbours are looked for: 2 BLOCK d operations a row, 16 MiB."""
-STEP = 8192  # rows of a whole array that are summed up together
+BLOCK = 8192
+"""Rows among which nearest neighbours are looked for (2 BLOCK d operations a row), and that are summed up together."""
+_AT_ONCE = 1024  # rows whose neighbours are looked for together: 32 MiB
 
 
 def unit_rows(vectors: ArrayLike) -> Float32:
@@ -109,7 +109,7 @@ class Moments:
     scatter : ndarray of shape (d, d), float64
         Sum of ``(x - mean)^T (x - mean)``; memory 8 d^2 bytes whatever the count.
     local : ndarray of shape (d, d), float64, optional
-        Sum of ``(x - x')^T (x - x')``, x' the nearest (Euclidean) of the up to 2,047 rows that
+        Sum of ``(x - x')^T (x - x')``, x' the nearest (Euclidean) of the up to 8,191 rows that
         came beside x: what tells a text from the one that is most like it.
 
     Examples
@@ -260,16 +260,19 @@ def neighbour_scatter(rows: NDArray[Any]) -> Float64:
         if len(block) < 2:
             continue
         single = block.astype(np.float32)
-        distances = np.einsum("nd,nd->n", single, single) - 2 * (single @ single.T)  # and |x|^2, the same for all of x
-        np.fill_diagonal(distances, np.inf)
-        differences = block - block[distances.argmin(axis=1)]
-        total += differences.T @ differences
+        squares = np.einsum("nd,nd->n", single, single)
+        for start in range(0, len(block), _AT_ONCE):
+            asked = np.arange(start, min(start + _AT_ONCE, len(block)))
+            distances = squares - 2 * (single[asked] @ single.T)  # and |x|^2, the same for all of a row
+            distances[np.arange(len(asked)), asked] = np.inf
+            differences = block[asked] - block[distances.argmin(axis=1)]
+            total += differences.T @ differences
     return total
 
 
 def _steps(vectors: Any) -> Iterator[ArrayLike]:
     array = vectors if isinstance(vectors, np.ndarray) and vectors.ndim == 2 else check_vectors(vectors)
-    yield from (array[start : start + STEP] for start in range(0, max(1, len(array)), STEP))
+    yield from (array[start : start + BLOCK] for start in range(0, max(1, len(array)), BLOCK))
 
 
 def _is_matrix(vectors: object) -> bool:

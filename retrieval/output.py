@@ -40,6 +40,9 @@ class Answer:
         return {"query_id": self.query_id, "query": self.query, "hits": hits, "stats": self.stats}
 
 
+_CONTROLS: Final = dict.fromkeys([*range(32), *range(127, 160)], "\N{REPLACEMENT CHARACTER}")
+
+
 def write_table(answers: Iterable[Answer]) -> None:
     """One table a query: rank, score, id, text."""
     from rich.console import Console
@@ -49,7 +52,12 @@ def write_table(answers: Iterable[Answer]) -> None:
     console = Console(file=io.StringIO(), width=None if sys.stdout.isatty() else 100, highlight=False)
     for answer in answers:
         table = Table(
-            title=Text(answer.query), title_justify="left", title_style="bold", box=None, pad_edge=False, expand=True
+            title=Text(_plain(answer.query)),
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            pad_edge=False,
+            expand=True,
         )
         table.add_column("rank", justify="right", min_width=4)
         table.add_column("score", justify="right", min_width=6)
@@ -58,10 +66,15 @@ def write_table(answers: Iterable[Answer]) -> None:
         )
         table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
         for hit in answer.hits:
-            table.add_row(str(hit.rank), f"{hit.score:.3f}", Text(hit.doc_id), Text(" ".join(hit.text.split())))
+            table.add_row(str(hit.rank), f"{hit.score:.3f}", Text(_plain(hit.doc_id)), Text(_plain(hit.text)))
         with console.capture() as captured:
-            console.print(table if answer.hits else Text(f"{answer.query}\nno hits"))
+            console.print(table if answer.hits else Text(f"{_plain(answer.query)}\nno hits"))
         sys.stdout.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n\n")
+
+
+def _plain(text: str) -> str:
+    """On one line, and without characters that a terminal would obey."""
+    return " ".join(text.split()).translate(_CONTROLS)
 
 
 def write_json(answers: Iterable[Answer]) -> None:

@@ -275,6 +275,8 @@ def _document_of_mapping(item: Mapping[str, Any], fields: Fields) -> Document:
 
 
 def _doc_id(name: str, value: object) -> str | None:
+    if value == "":
+        raise InputError(f"field {name!r} is an empty string; expected an id, or null for one made from the text")
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, int) and not isinstance(value, bool):

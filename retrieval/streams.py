@@ -123,6 +123,10 @@ def decoded(number: int, raw: bytes) -> str:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
+        if number == 1 and raw.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
+            raise InputError(
+                "compressed data without the suffix that says so; decompress it first (gunzip -c, zstd -dc)"
+            ) from None
         raise InputError(
             f"byte {error.start} of the line (counted from 0) is 0x{raw[error.start]:02x}, which is not UTF-8 there; "
             "convert the file, such as with: iconv -f LATIN1 -t UTF-8"

@@ -101,6 +101,25 @@ def test_many_queries_equal_one_by_one(index: Path, tmp_path: Path) -> None:
         assert alone["hits"] == answer["hits"]
 
 
+def test_equal_query_ids_are_refused(index: Path) -> None:
+    """Two rankings under one id are no TREC run."""
+    queries = '{"id": "1", "text": "fox"}\n{"id": "1", "text": "sea"}\n'
+    result = run("query", index, "-", "--format", "trec", stdin=queries, check=1)
+    assert "<stdin>:2: query id '1' was used before, in line 1" in result.stderr
+
+
+def test_the_format_of_queries_can_be_said(index: Path) -> None:
+    result = run("query", index, "-", "--input-format", "csv", "--format", "trec", "-k", 1, stdin="id,text\nq,fox\n")
+    assert result.stdout.split()[:3] == ["q", "Q0", "007"]
+
+
+def test_a_table_obeys_no_control_characters(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text(json.dumps({"id": "a\nb", "text": "red \x1b[31m fox"}) + "\n")
+    run("build", tmp_path / "c.jsonl", "-o", tmp_path / "i", "-m", "hash:8")
+    result = run("query", tmp_path / "i", "fox")
+    assert "\x1b" not in result.stdout and "a b" in result.stdout and "\N{REPLACEMENT CHARACTER}[31m" in result.stdout
+
+
 def test_trec_run(index: Path) -> None:
     lines = run("query", index, "red fox", "-k", 1, "--format", "trec").stdout.splitlines()
     assert re.fullmatch(r"1 Q0 007 1 0\.\d{6} sentence-retrieval", lines[0])
@@ -140,7 +159,7 @@ def test_whitening_options_reach_the_index(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("".join(f"word{i} word{i % 7} word{i % 3}\n" for i in range(200)))
     run("build", tmp_path / "c.txt", "-o", tmp_path / "i", "-m", "hash:16", "--dim", 8, "--beta", 0.5, "--gamma", 0.25)
     whitening = json.loads(run("info", tmp_path / "i", "--format", "json").stdout)["whitening"]
-    assert whitening == {"dim": 8, "beta": 0.5, "gamma": 0.25, "epsilon": 0.0, "n_fitted": 200}
+    assert whitening == {"dim": 8, "beta": 0.5, "gamma": 0.25, "epsilon": 0.0, "local": 0.0, "n_fitted": 200}
 
 
 def test_a_bad_line_stops_the_build_and_leaves_nothing(tmp_path: Path) -> None:
@@ -157,7 +176,7 @@ def test_bad_lines_can_be_written_aside_and_are_counted(tmp_path: Path) -> None:
         '{"id": "a", "text": "fine"}\n{"id": "b", "text": \n{"id": "a", "text": "again"}\n{"id": "c", "text": "ok"}\n'
     )
     said = run("build", corpus, "-o", tmp_path / "i", "-m", "hash:8", "--on-error", "skip", "--rejects", rejects).stderr
-    assert "2 records were left out" in said
+    assert "records left out: 2; they are in" in said
     assert "2 documents" in said
     found = [json.loads(line) for line in rejects.read_text().splitlines()]
     assert [(reject["line"], "a" in reject["raw"]) for reject in found] == [(2, False), (3, True)]
@@ -186,7 +205,7 @@ def test_duplicate_ids_name_both_lines(tmp_path: Path) -> None:
         (["build", "{corpus}", "-o", "{index}", "-m", "hash:8"], 1, "is an index already"),
         (["build", "-o", "{out}"], 2, "Missing argument"),
         (["query", "{index}"], 2, "give either TEXT or -i FILE"),
-        (["query", "{index}", "fox", "-k", "0"], 1, "k=0"),
+        (["query", "{index}", "fox", "-k", "0"], 2, "0 is not in the range"),
         (["query", "{index}", " "], 1, "expected some words"),
         (["query", "{out}", "fox"], 1, "make one with: retrieval build"),
         (["query", "{index}", "fox", "-m", "hash:32"], 1, "differ from those of 'hash:32'"),

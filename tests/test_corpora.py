@@ -380,7 +380,7 @@ def test_malformed_json_names_its_line(tmp_path: Path, bad: int, end: str) -> No
         ('{"text": "a", "x": ["\\ud83d"]}', "metadata holds a lone surrogate"),
         ('{"text": "a", "\\ud83d": 1}', "metadata holds a lone surrogate"),
         ('{"text": "a", "id": "b\\u0000"}', "without NUL"),
-        ('{"text": "a", "id": ""}', "doc_id is ''"),
+        ('{"text": "a", "id": ""}', "field 'id' is an empty string; expected an id, or null"),
         ('{"text": "a", "id": 1.0}', r"field 'id' is 1\.0 \(float\); expected a string or an integer"),
         ('{"text": "a", "id": true}', r"field 'id' is True \(bool\)"),
         ('{"text": "a", "_id": ["b"]}', r"field '_id' is \['b'\] \(list\)"),
@@ -549,7 +549,6 @@ def test_csv_invalid_utf8_below_a_records_first_line(tmp_path: Path) -> None:
         ("a,b\rc", "carriage return outside quotes"),
         ("a,b\0", "NUL"),
         ("a,", "text is empty"),
-        (",b", "doc_id is ''"),
     ],
 )
 def test_csv_bad_rows(tmp_path: Path, row: str, reason: str) -> None:
@@ -558,6 +557,18 @@ def test_csv_bad_rows(tmp_path: Path, row: str, reason: str) -> None:
     records, (reject,) = read_skipping(path)
     assert lines(records) == [2, 4]
     assert (reject.line, reject.raw) == (3, row)
+
+
+@pytest.mark.parametrize("format", ["csv", "tsv"])
+def test_an_empty_cell_is_no_id(tmp_path: Path, format: Any) -> None:
+    """Nothing else in a table can say that a document has none."""
+    separator = {"csv": ",", "tsv": "\t"}[format]
+    rows = [["id", "text", "x"], ["007", "a", ""], ["", "b", "y"]]
+    path = write(tmp_path, f"x.{format}", "\n".join(map(separator.join, rows)))
+    assert documents(read(path)) == [
+        Document(doc_id="007", text="a", metadata={"x": ""}),
+        Document(text="b", metadata={"x": "y"}),
+    ]
 
 
 def test_csv_an_open_quote_tells_how_much_it_took(tmp_path: Path) -> None:
@@ -667,6 +678,12 @@ def test_parquet_from_a_pipe(tmp_path: Path) -> None:
 def test_parquet_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe(monkeypatch, as_parquet(ROWS))
     assert texts(read("-", format="parquet")) == [row["text"] for row in ROWS]
+
+
+@pytest.mark.parametrize("compression", [".gz", ".zst"])
+def test_compressed_data_without_its_suffix_is_told_so(tmp_path: Path, compression: str) -> None:
+    path = write(tmp_path, "x.jsonl", COMPRESSORS[compression](b'{"text": "a"}'))
+    fails(path, 1, "compressed data without the suffix that says so; decompress it first")
 
 
 # ---- compressed data that is not whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,6 +168,16 @@ def test_a_broken_model_is_a_sentence(tmp_path: Path) -> None:
         load_encoder(str(fake_model(tmp_path / "m")))
 
 
+def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    """transformers makes an empty tokenizer in its place, under which all texts look alike."""
+    folder = fake_model(tmp_path / "m")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="holds no tokenizer"):
+        fingerprint(folder)
+    (folder / "vocab.txt").write_text("a")
+    assert fingerprint(folder)["tokenizer"]
+
+
 # --- the default model ---------------------------------------------------------------------------------------------
 
 
@@ -225,6 +236,22 @@ def test_the_same_model_in_a_folder_is_the_same_model(tmp_path: Path, minilm: Se
     (copy / "config.json").write_text(json.dumps(config | {"transformers_version": "9.9"}))
     files = ModelFiles(name="copy", folder=copy, source="a copy")
     compare(minilm.fingerprint, SentenceTransformerEncoder(files).fingerprint, "copy")
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("harm", ["cut", "no pooling", "no tokenizer"])
+def test_a_damaged_model_is_a_sentence(tmp_path: Path, harm: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(locate("all-MiniLM-L6-v2").folder, copy)
+    if harm == "cut":
+        os.truncate(copy / "model.safetensors", 1_000_000)
+    elif harm == "no pooling":
+        shutil.rmtree(copy / "1_Pooling")
+    else:
+        for file in [*copy.glob("tokenizer*"), *copy.glob("vocab*")]:
+            file.unlink()
+    with pytest.raises(ModelError, match="cannot be loaded|holds no tokenizer"):
+        load_encoder(str(copy))
 
 
 @pytest.mark.model

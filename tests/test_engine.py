@@ -145,7 +145,7 @@ def test_truncated_documents_are_counted_and_said(tmp_path: Path, caplog: pytest
     corpus = ["one two three four", "one two three", "one two three four", "one two three four five"]
     engine = Engine.build(corpus, tmp_path / "i", model=HashEncoder(16, max_tokens=3))
     assert engine.info()["truncated"] == 3
-    assert "3 documents are longer than 3 tokens; what is beyond was not read" in caplog.messages
+    assert "documents longer than 3 tokens: 3; what is beyond was not read" in caplog.messages
 
 
 def test_another_model_is_refused_and_named(tmp_path: Path) -> None:
@@ -154,6 +154,13 @@ def test_another_model_is_refused_and_named(tmp_path: Path) -> None:
         assert engine.info()["documents"] == 2
         with pytest.raises(FingerprintError, match="differ from those of 'hash:8'"):
             engine.search("one")
+
+
+@pytest.mark.model
+def test_another_model_without_prompts_is_refused_by_its_name(tmp_path: Path) -> None:
+    Engine.build(["one", "two"], tmp_path / "i", prompts={"document": "text: "}).close()
+    with Engine.open(tmp_path / "i", model="hash:8") as engine, pytest.raises(FingerprintError, match="of 'hash:8'"):
+        engine.search("one")
 
 
 def test_a_changed_whitening_file_is_refused(tmp_path: Path) -> None:
@@ -370,7 +377,7 @@ def test_arguments_are_checked_before_anything_is_encoded(tmp_path: Path, argume
 def test_truncated_queries_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Engine.build(["one two"], tmp_path / "i", model=HashEncoder(16, max_tokens=2)) as engine:
         engine.search(["one two three", "one"])
-    assert "1 queries are longer than 2 tokens; what is beyond was not read" in caplog.messages
+    assert "queries longer than 2 tokens: 1; what is beyond was not read" in caplog.messages
 
 
 def test_a_closed_engine_says_so(tmp_path: Path) -> None:

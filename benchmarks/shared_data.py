@@ -1,0 +1,54 @@
+"""Where the test data and the models of the benchmarks lie, and what is read from them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import platform
+import random
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+
+HERE = Path(__file__).resolve().parent
+SHARED = Path(os.environ.get("RETRIEVAL_SHARED", HERE.parent.parent / "shared"))
+RETRIEVAL = SHARED / "data" / "retrieval"
+STS = SHARED / "data" / "sts"
+LIBRARIES = ("sentence-retrieval", "sentence-transformers", "transformers", "torch", "faiss-cpu", "numpy", "scipy")
+
+
+def model_folder(name: str) -> str:
+    """The folder of a model that no package of the project's own extras carries.
+
+    Looked up in the folder that RETRIEVAL_MODELS names.
+    """
+    folder = Path(os.environ.get("RETRIEVAL_MODELS", "models")) / name
+    if not folder.is_dir():
+        raise click.ClickException(f"{folder} is not there; set RETRIEVAL_MODELS to the folder that holds {name}")
+    return str(folder)
+
+
+def sentences_of(path: Path) -> list[str]:
+    """The distinct sentences of a TSV file of pairs, without their scores."""
+    with path.open(encoding="utf-8") as file:
+        next(file)
+        return list(dict.fromkeys(sentence for line in file for sentence in line.rstrip("\n").split("\t")[:2]))
+
+
+def lines_of(path: Path, size: int) -> list[str]:
+    """A random sample (seed 0) of the lines of a gzip file that are not empty."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return random.Random(0).sample([line.rstrip("\n") for line in file if line.strip()], size)
+
+
+def write_result(name: str, result: dict[str, Any]) -> Path:
+    """Write benchmarks/results/NAME.json with the machine and the versions."""
+    machine = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "python": platform.python_version()}
+    path = HERE / "results" / f"{name}.json"
+    versions = {library: version(library) for library in LIBRARIES}
+    path.write_text(json.dumps({**machine, "versions": versions, **result}, indent=1, ensure_ascii=False) + "\n")
+    print(f"written to {path.relative_to(HERE.parent)}")
+    return path
