@@ -1,48 +1,40 @@
-"""nDCG@10 and recall@100 of whole indexes on BEIR folders: raw vectors beside the default whitening.
+"""nDCG@10 and recall@100 of whole indexes on BEIR folders, by whitening, columns and precision.
 
     python benchmarks/retrieval_quality.py [FOLDER ...] [-m MODEL]
 
-Without folders: retrieval/scifact of the test data (RETRIEVAL_SHARED, default ../shared).
-Writes benchmarks/results/retrieval_quality.json and prints it as a table.
+Without folders: seven sets of the test data (RETRIEVAL_SHARED, default ../shared). Every row is an index that was
+built and searched. Writes benchmarks/results/retrieval_quality.json.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import tempfile
-from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
-import numpy as np
+from remembering import Remembering
+from shared_data import RETRIEVAL, write_result
 
-from eval import evaluate_retrieval
-from retrieval import Engine
-from retrieval.encoder import Encoded, Encoder, Role, load_encoder
+from eval import evaluate_retrieval, load_retrieval
+from retrieval import Engine, Whitening
+from retrieval.encoder import load_encoder
+from retrieval.whitening import default_whitening
 
-HERE = Path(__file__).resolve().parent
-SHARED = Path(os.environ.get("RETRIEVAL_SHARED", HERE.parent.parent / "shared"))
+SETS = ("scifact", "cranfield", "med", "npl-vaswani", "medquad-qa", "bq-dup", "lcqmc-dup")
 
 
-class Remembering:
-    """An encoder that encodes each text once, however many indexes are built from it."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self._known: dict[tuple[str, Role], tuple[np.ndarray, bool]] = {}
-        for name in ("name", "source", "dim", "max_tokens", "prompts", "fingerprint"):
-            setattr(self, name, getattr(encoder, name))
-
-    def encode(self, texts: Sequence[str], role: Role = "document") -> Encoded:
-        new = [text for text in dict.fromkeys(texts) if (text, role) not in self._known]
-        if new:
-            vectors, truncated = self._encoder.encode(new, role)
-            self._known |= {(t, role): (v, c) for t, v, c in zip(new, vectors, truncated, strict=True)}
-        pairs = [self._known[text, role] for text in texts]
-        return Encoded(np.array([v for v, _ in pairs]), np.array([c for _, c in pairs]))
+def variants(d: int) -> dict[str, tuple[Whitening | None, str]]:
+    """What is compared: a whitening and a structure each."""
+    transforms: dict[str, Whitening | None] = {"raw": None}
+    for k in (round(2 * d / 3), d // 2, round(d / 3), round(d / 6)):
+        transforms[f"PCA {k}"] = Whitening(k, beta=1.0)
+        transforms[f"whitening {k}"] = default_whitening(d, k)
+    return {
+        f"{name}{label}": (whitening, structure)
+        for name, whitening in transforms.items()
+        for label, structure in (("", "Flat"), (" SQ8", "SQ8"))
+    }
 
 
 @click.command()
@@ -50,34 +42,24 @@ class Remembering:
 @click.option("-m", "--model", default="all-MiniLM-L6-v2")
 def main(folders: tuple[Path, ...], model: str) -> None:
     encoder = Remembering(load_encoder(model))
-    rows = []
-    for folder in folders or (SHARED / "data" / "retrieval" / "scifact",):
-        for label, whitening in (("raw", None), ("default", "auto")):
+    rows: list[dict[str, Any]] = []
+    for folder in folders or [RETRIEVAL / name for name in SETS]:
+        judged = load_retrieval(folder)
+        asked = {"default": ("auto", "auto"), **variants(encoder.dim)}
+        for label, (whitening, structure) in asked.items():
             with tempfile.TemporaryDirectory() as temporary:
                 index = Path(temporary) / "index"
-                with Engine.build(
-                    folder, index, model=encoder, whitening=whitening, index="Flat", progress=True
-                ) as engine:
-                    report, info = evaluate_retrieval(engine, folder), engine.info()
-            measures = {name: round(value, 4) for name, value in report.measures.items()}
-            rows.append(
-                {"set": report.name, "vectors": label, "documents": info["documents"], "dim": info["dim"],
-                 "whitening": info["whitening"], **measures}
-            )  # fmt: skip
-            print(f"{report.name:<16} {label:<8} {info['dim']:>4} {measures}", flush=True)
-    versions = {
-        name: version(name) for name in ("sentence-retrieval", "sentence-transformers", "torch", "faiss-cpu", "numpy")
-    }
-    result = {
-        "model": model,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": versions,
-        "rows": rows,
-    }
-    target = HERE / "results" / "retrieval_quality.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written to {target.relative_to(HERE.parent)}")
+                with Engine.build(folder, index, model=encoder, whitening=whitening, index=structure) as engine:
+                    report, info = evaluate_retrieval(engine, judged), engine.info()
+            bits = 8 if info["index"].endswith("SQ8") else 32
+            row = {
+                "set": folder.name, "vectors": label, "documents": info["documents"], "dim": info["dim"],
+                "index": info["index"], "smaller": round(32 * encoder.dim / (bits * info["dim"]), 1),
+                **{name: round(value, 4) for name, value in report.measures.items()},
+            }  # fmt: skip
+            rows.append(row)
+            print(row, flush=True)
+    write_result("retrieval_quality", {"model": model, "rows": rows})
 
 
 if __name__ == "__main__":

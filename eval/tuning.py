@@ -155,7 +155,8 @@ class PairObjective:
                 weights = scale[: max(dims)] ** 2
                 dot, aa, bb = (np.add.reduceat(product * weights, edges, axis=1).cumsum(axis=1) for product in products)
                 norms = np.sqrt(aa * bb)
-                cosines = np.divide(dot, norms, out=np.zeros_like(dot), where=norms > 0)
+                # rounded, or a rotation would tell equal cosines apart by their last bits
+                cosines = np.divide(dot, norms, out=np.zeros_like(dot), where=norms > 0).round(12)
                 for j, place in enumerate(order):
                     table[i, place] += spearman(cosines[:, j], labels)
         return np.nan_to_num(table / len(self._sets), nan=-1.0)  # constant cosines tell nothing apart

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.errors import InputError
+from indexes.errors import InputError, VectorError
 
 from .moments import Float32, Float64, Moments, check_vectors
 from .whitening import Whitening, rank_of
@@ -76,7 +76,9 @@ class Rotation:
 
 
 class Objective(Protocol):
-    """Says how good vectors are."""
+    """Says how good vectors of `dim` columns are."""
+
+    dim: int
 
     def scores(self, rotate: Rotation, scales: Float64, dims: Sequence[int]) -> Float64:
         """A score for each scale and dim.
@@ -116,6 +118,7 @@ class FindObjective:
 
     def __init__(self, queries: NDArray[Any], documents: NDArray[Any], relevant: Sequence[Mapping[int, float]]) -> None:
         self._documents = check_vectors(documents)
+        self.dim = self._documents.shape[1]
         self._queries = check_vectors(queries, self._documents.shape[1])
         if not len(relevant) == len(self._queries) > 0:
             raise InputError(
@@ -195,8 +198,14 @@ def judge(
     ------
     InputError
         If a hyperparameter is out of its range.
+    VectorError
+        If the fit and the objective are of another width.
     """
     d = len(moments.mean)
+    if d != objective.dim:
+        raise VectorError(
+            f"the fit has {d} columns, but the dev vectors have {objective.dim}; expected the same model's"
+        )
     if not dims or not all(1 <= k <= d for k in dims):
         raise InputError(f"dims={list(dims)}; expected one or more, each from 1 to {d}")
     shapes = list(product(gammas, epsilons))

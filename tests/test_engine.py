@@ -283,11 +283,18 @@ def test_other_documents_do_not_throw_an_interrupted_build_away(
 
 
 def test_auto_whitening_needs_documents_enough() -> None:
-    assert auto_whitening(99, 10) is None
-    chosen = auto_whitening(100, 10)
+    assert auto_whitening(19, 10) is None
+    chosen = auto_whitening(20, 10)
     assert chosen is not None
-    assert chosen.dim is not None
-    assert chosen.dim < 10
+    assert repr(chosen) == "Whitening(dim=5, beta=0, gamma=0.375, epsilon=0.001, local=0.5)"
+    assert auto_whitening(2, 1) is not None
+
+
+def test_auto_whitening_takes_texts_that_are_all_the_same(tmp_path: Path) -> None:
+    """They span one direction, in which a scale without epsilon would divide by nothing."""
+    with Engine.build(["the same words"] * 50, tmp_path / "i", model="hash:16") as engine:
+        assert engine.info()["dim"] == 8
+        assert engine.search("the same words", k=1)[0].score == pytest.approx(1.0, abs=1e-3)
 
 
 def test_files_and_python_objects_give_the_same_index(tmp_path: Path) -> None:
