@@ -19,17 +19,16 @@ from shared_data import RETRIEVAL, write_result
 from eval import evaluate_retrieval, load_retrieval
 from retrieval import Engine, Whitening
 from retrieval.encoder import load_encoder
-from retrieval.whitening import default_whitening
 
 SETS = ("scifact", "cranfield", "med", "npl-vaswani", "medquad-qa", "bq-dup", "lcqmc-dup")
 
 
-def variants(d: int) -> dict[str, tuple[Whitening | None, str]]:
+def variants(d: int) -> dict[str, tuple[Whitening | int | None, str]]:
     """What is compared: a whitening and a structure each."""
-    transforms: dict[str, Whitening | None] = {"raw": None}
+    transforms: dict[str, Whitening | int | None] = {"raw": None}
     for k in (round(2 * d / 3), d // 2, round(d / 3), round(d / 6)):
         transforms[f"PCA {k}"] = Whitening(k, beta=1.0)
-        transforms[f"whitening {k}"] = default_whitening(d, k)
+        transforms[f"whitening {k}"] = k  # all else is chosen from the texts
     return {
         f"{name}{label}": (whitening, structure)
         for name, whitening in transforms.items()
@@ -53,10 +52,15 @@ def main(folders: tuple[Path, ...], model: str) -> None:
                     report, info = evaluate_retrieval(engine, judged), engine.info()
             bits = 8 if info["index"].endswith("SQ8") else 32
             row = {
-                "set": folder.name, "vectors": label, "documents": info["documents"], "dim": info["dim"],
-                "index": info["index"], "smaller": round(32 * encoder.dim / (bits * info["dim"]), 1),
+                "set": folder.name,
+                "vectors": label,
+                "documents": info["documents"],
+                "dim": info["dim"],
+                "gamma": (info["whitening"] or {}).get("gamma"),
+                "index": info["index"],
+                "smaller": round(32 * encoder.dim / (bits * info["dim"]), 1),
                 **{name: round(value, 4) for name, value in report.measures.items()},
-            }  # fmt: skip
+            }
             rows.append(row)
             print(row, flush=True)
     write_result("retrieval_quality", {"model": model, "rows": rows})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -63,10 +63,8 @@ def as_embed(model_or_embed: ModelOrEmbed, *, raw: bool = False, role: Role = "q
         engine: Engine = model_or_embed
         name = str(engine.info()["path"])
         return _embed_of_encoder(engine.encoder, role, name) if raw else (name, lambda texts: engine.embed(texts, role))
-    if isinstance(model_or_embed, str | PathLike):
-        return _embed_of_encoder(load_encoder(fspath(model_or_embed)), role)
-    if hasattr(model_or_embed, "fingerprint") and hasattr(model_or_embed, "encode"):
-        return _embed_of_encoder(model_or_embed, role)
+    if isinstance(model_or_embed, str | PathLike) or _is_encoder(model_or_embed):
+        return _embed_of_encoder(load_encoder(model_or_embed), role)
     if type(model_or_embed).__module__.split(".")[0] == "sentence_transformers":
         name = getattr(model_or_embed.model_card_data, "base_model", None) or type(model_or_embed).__name__
         return str(name), lambda texts: model_or_embed.encode(texts, show_progress_bar=False)
@@ -76,6 +74,26 @@ def as_embed(model_or_embed: ModelOrEmbed, *, raw: bool = False, role: Role = "q
         f"cannot make vectors with {model_or_embed!r}; expected a model's name or folder, a SentenceTransformer, "
         "an Engine, or a function from a list of texts to an array (n, d)"
     )
+
+
+def encoder_of(model: ModelOrEmbed) -> tuple[str, Encoder]:
+    """A name and the encoder of an index, of a model's name or folder, or an encoder itself.
+
+    Raises
+    ------
+    InputError
+        If it is none of these: a bare function does not tell queries from documents.
+    """
+    if is_engine(model):
+        return str(model.info()["path"]), model.encoder
+    if isinstance(model, str | PathLike) or _is_encoder(model):
+        encoder = load_encoder(model)
+        return encoder.name, encoder
+    raise InputError(f"{model!r} is no model, Encoder or index; expected one, to encode queries and documents")
+
+
+def _is_encoder(model: ModelOrEmbed) -> bool:
+    return hasattr(model, "fingerprint") and hasattr(model, "encode")
 
 
 def _embed_of_encoder(encoder: Encoder, role: Role, name: str | None = None) -> tuple[str, Embed]:

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from indexes.errors import InputError
 from retrieval.corpora import read_corpus
-from retrieval.grid import BETAS, DEPTH, GAMMAS, LOCALS, FindObjective, Objective, Rotation, default_dims, judge
-from retrieval.moments import Float64, Moments, unit_rows
-from retrieval.whitening import DEFAULTS
+from retrieval.grid import BETAS, GAMMAS, LOCALS, FindObjective, Objective, Rotation, default_dims, judge
+from retrieval.halves import HalvesObjective, judged_by_halves
+from retrieval.moments import Float64, Moments
 
-from .embedding import ModelOrEmbed, Sentences, as_embed, is_engine, opened
+from .embedding import ModelOrEmbed, Sentences, as_embed, encoder_of, is_engine, opened
 from .pairs import STSSet
 from .retrieval import RetrievalSet, load_retrieval
 from .statistics import spearman
@@ -32,7 +32,6 @@ from .tuned import WhiteningTuning
 
 Fit = NDArray[Any] | Moments | str | PathLike[str] | Iterable[str]
 RANDOM_PROJECTIONS = 5  # whose mean is the rival
-NEIGHBOUR_QUERIES, NEIGHBOUR_ROWS = 500, 20_000  # at most; the rows are a random sample
 
 
 def tune_whitening(
@@ -57,8 +56,8 @@ def tune_whitening(
     dev : pairs or queries
         Pairs: as the datasets of `evaluate_sts`, each counting the same. Queries: a `RetrievalSet` or a BEIR
         folder (the one with qrels/SPLIT.tsv); its documents come from the index, else from the folder.
-        None, where there are no labels: `retrieval.whitening.DEFAULTS` at each k, with how well they keep the
-        ten nearest neighbours of texts (nDCG@10). What is lost by that may be no loss to people.
+        None, where there are no labels: how well halves of the texts find each other decides
+        (`retrieval.halves`), over gamma alone. Then `fit` must be texts, or the model an index.
     fit : array (n, d), Moments, corpus path or texts, optional
         What the whitenings are fitted on, no labels needed: your own texts. By default the documents of the
         index or of the BEIR folder, and for pairs the dev sentences themselves.
@@ -200,41 +199,28 @@ def _beir_folder(dev: Any) -> Path | None:
 
 
 def _untuned(source: ModelOrEmbed, fit: Fit | None, dims: Sequence[int] | None) -> WhiteningTuning:
-    """The defaults at each k, judged by the neighbours they keep."""
-    if fit is None and is_engine(source):
-        fit = source.raw_documents()[1]
-    if fit is None or isinstance(fit, Moments):
-        raise InputError(
-            "without dev data there must be texts or vectors to fit on; give fit (--fit CORPUS) or an index"
-        )
-    vectors = _vectors(fit, source)
-    assert isinstance(vectors, np.ndarray)
+    """Without labels: halves of the texts themselves are to be found (`retrieval.halves`)."""
+    if isinstance(fit, np.ndarray | Moments) or (fit is None and not is_engine(source)):
+        raise InputError("without dev data there must be texts to halve; give fit (--fit CORPUS) or an index")
+    name, encoder = encoder_of(source)
+    if fit is None:
+        ids, vectors = source.raw_documents()
+        texts_of = lambda rows: [document.text for document in source.get([ids[row] for row in rows])]  # noqa: E731
+    else:
+        texts = _texts(fit)
+        vectors = encoder.encode(texts).vectors
+        texts_of = lambda rows: [texts[row] for row in rows]  # noqa: E731
     moments = Moments.of(vectors, local=True)
     wanted = _dims(len(moments.mean), dims)
-    objective = _neighbours(vectors)
-    one = {name: [value] for name, value in DEFAULTS.items()}
-    cells = judge(moments, objective, wanted, one["beta"], one["gamma"], one["epsilon"], one["local"])
+    objective = HalvesObjective(vectors, texts_of, encoder)
     return WhiteningTuning(
-        model=as_embed(source, raw=True)[0],
-        measure="nDCG@10 of raw neighbours",
-        raw=1.0,
-        cells=tuple(cells),
+        model=name,
+        measure="nDCG@10 of halves",
+        raw=_score(objective, np.eye(objective.dim), [objective.dim])[0],
+        cells=tuple(judged_by_halves(moments, objective, wanted)),
         rivals=_rivals(objective, moments, wanted),
         moments=moments,
     )
-
-
-def _neighbours(vectors: NDArray[Any]) -> FindObjective:
-    """Some rows as queries, whose right answers are their ten nearest among others by raw cosine."""
-    rng = np.random.default_rng(0)
-    chosen = rng.permutation(len(vectors))[: NEIGHBOUR_QUERIES + NEIGHBOUR_ROWS]
-    if len(chosen) < 20:
-        raise InputError(f"{len(vectors)} vectors are too few to tell neighbours by; expected 20 or more")
-    asked = min(NEIGHBOUR_QUERIES, len(chosen) // 2)
-    rows = unit_rows(vectors[np.sort(chosen)])[rng.permutation(len(chosen))]
-    queries, documents = rows[:asked], rows[asked:]
-    nearest = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :DEPTH]
-    return FindObjective(queries, documents, [dict.fromkeys(row, 1.0) for row in nearest.tolist()])
 
 
 def _dims(d: int, dims: Sequence[int] | None) -> list[int]:
@@ -244,11 +230,14 @@ def _dims(d: int, dims: Sequence[int] | None) -> list[int]:
 def _vectors(fit: Fit, model_or_embed: ModelOrEmbed) -> NDArray[Any] | Moments:
     if isinstance(fit, Moments | np.ndarray):
         return fit
-    texts: Iterable[str] = (
-        (record.document.text for record in read_corpus(fspath(fit))) if isinstance(fit, str | PathLike) else fit
-    )
     embed = as_embed(model_or_embed, raw=True, role="document")[1]
-    return np.asarray(embed(list(dict.fromkeys(texts))))
+    return np.asarray(embed(_texts(fit)))
+
+
+def _texts(fit: str | PathLike[str] | Iterable[str]) -> list[str]:
+    """Distinct texts of a corpus, or of an iterable."""
+    texts = (record.document.text for record in read_corpus(fspath(fit))) if isinstance(fit, str | PathLike) else fit
+    return list(dict.fromkeys(texts))
 
 
 def _rivals(objective: Objective, moments: Moments, dims: Sequence[int]) -> dict[str, tuple[float, ...]]:

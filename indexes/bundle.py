@@ -14,7 +14,7 @@ one committed state or the next. What no commit lists is swept by the next write
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,21 @@ class Bundle:
     def bytes_on_disk(self) -> int:
         """Size of the catalogue and of the files that the last commit lists."""
         return sum(file.bytes for file in self._manifest.files) + (self.folder / "catalogue.sqlite").stat().st_size
+
+    def get(self, ids: Sequence[str]) -> list[StoredDocument]:
+        """The documents of these ids, in this order.
+
+        Raises
+        ------
+        InputError
+            If an id is not in the index.
+        """
+        with self._catalogue.snapshot():
+            rows = self._catalogue.rows_of(ids)
+            if missing := [doc_id for doc_id in ids if doc_id not in rows]:
+                raise InputError(f"id {missing[0]!r} is not in {self.folder}; expected ids of its documents")
+            documents = self._catalogue.documents(list(rows.values()))
+        return [documents[rows[doc_id]] for doc_id in ids]
 
     def raw_documents(self) -> tuple[list[str], NDArray[np.floating[Any]]]:
         """Ids and raw vectors of all live documents, in the order of rows.

@@ -187,6 +187,14 @@ class Catalogue:
             raise IndexCorruptError(f"{self._path}: the document of row {min(missing)} is missing; {_REMEDY}")
         return documents
 
+    def rows_of(self, ids: Sequence[str]) -> dict[str, int]:
+        """The rows of those of some ids that are there."""
+        with self._sqlite_errors():
+            found = self._database.execute(
+                "SELECT id, row FROM documents WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(list(ids))]
+            ).fetchall()
+        return {str(doc_id): int(row) for doc_id, row in found}
+
     def ids(self) -> tuple[Int64, list[str]]:
         """Rows and ids of all live documents, by row."""
         with self._sqlite_errors():

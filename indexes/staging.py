@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -266,6 +266,14 @@ class Staging:
         self.encoded += len(rows)
         note = self._plan | {"encoded": self.encoded, "sha256": [made.hexdigest() for made in self._sums]}
         write_durably(self._folder / "progress.json", json.dumps(note).encode())
+
+    def texts(self, positions: Sequence[int]) -> list[str]:
+        """The texts of staged documents, by their position (ascending)."""
+        found = self._database.execute(
+            "SELECT text FROM documents WHERE row IN (SELECT value FROM json_each(?)) ORDER BY row",
+            [json.dumps([self._first_row + int(position) for position in positions])],
+        )
+        return [text for (text,) in found]
 
     def raw(self) -> NDArray[np.floating[Any]]:
         """The raw vectors so far, memory-mapped, of shape (encoded, dim)."""

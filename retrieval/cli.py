@@ -65,7 +65,7 @@ def cli() -> None:
 @click.option("--document-prompt", help="Put before every document, in place of the model's own.")
 @click.option("--dim", type=int, help="Columns kept by whitening.  [default: half, if there are documents enough]")
 @click.option("--beta", type=float, help="Share of the mean that is taken away, 0 to 1.  [default: 0]")
-@click.option("--gamma", type=float, help="Strength of whitening, 0 (PCA) to 1 (full).  [default: 0.375]")
+@click.option("--gamma", type=float, help="Strength of whitening, 0 (PCA) to 1 (full).  [default: by the texts]")
 @click.option("--epsilon", type=float, help="Added to the eigenvalues, in units of their mean.  [default: 0.001]")
 @click.option("--local", type=float, help="Share of nearest-neighbour differences in the fit, 0 to 1.  [default: 0.5]")
 @click.option(
@@ -124,11 +124,13 @@ def build(
     ways = [*(["--no-whitening"] if no_whitening else []), *(["--whitening"] if whitening else [])]
     if len(ways := ways + [f"--{name}" for name in given][:1]) > 1:
         raise click.UsageError(f"{ways[0]} and {ways[1]} exclude each other")
-    chosen: Whitening | Literal["auto"] | None = "auto"
+    chosen: Whitening | int | Literal["auto"] | None = "auto"
     if no_whitening:
         chosen = None
     elif whitening is not None:
         chosen = Whitening.load(whitening)
+    elif given.keys() == {"dim"}:
+        chosen = given["dim"]
     elif given:
         chosen = Whitening(**(DEFAULTS | given))
     prompts = {"query": query_prompt, "document": document_prompt}

@@ -20,20 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.bundle import Bundle
+from indexes.document import Document
 from indexes.errors import InputError
 from indexes.vectors import Choice, VectorIndex, check_factory, choose, free_memory
 from indexes.writer import BundleWriter
 
 from .corpora import Fields, Format
 from .encoder import Encoder, Model, Role, find_model, load_encoder
+from .halves import choose_whitening
 from .hit import Hit, hits_of
 from .intake import Corpus, stage_corpus
 from .models import DEFAULT_MODEL, ModelFiles, compare
-from .moments import Float32, unit_rows
+from .moments import Float32, Moments, unit_rows
 from .progress import Advance, progress_bar
 from .provenance import made_by, model_record, whitening_record
 from .records import DEFAULT_FIELDS
-from .whitening import Whitening, default_whitening
+from .whitening import Whitening
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ class Engine:
         *,
         model: Model = DEFAULT_MODEL,
         prompts: Mapping[str, str] | None = None,
-        whitening: Whitening | Literal["auto"] | None = "auto",
+        whitening: Whitening | int | Literal["auto"] | None = "auto",
         index: str = "auto",
         raw: Literal["float16", "float32"] | None = "float16",
         format: Format | None = None,
@@ -95,8 +97,10 @@ class Engine:
             See `retrieval.encoder.load_encoder`.
         prompts : mapping, optional
             "query" and "document" prompts in place of the model's own.
-        whitening : Whitening, "auto" or None, default="auto"
-            An unfitted `Whitening` is fitted on the corpus, a fitted one is used as it is; see `auto_whitening`.
+        whitening : Whitening, int, "auto" or None, default="auto"
+            An unfitted `Whitening` is fitted on the corpus, a fitted one is used as it is. A number keeps so many
+            columns, and all else is chosen by how well halves of the corpus's own texts find each other
+            (`retrieval.halves`); "auto" keeps half of the columns, if there are two documents for each.
         index : str, default="auto"
             A FAISS factory string, or "auto" (`indexes.vectors.choose`).
         raw : {"float16", "float32", None}, default="float16"
@@ -125,8 +129,8 @@ class Engine:
         folder, kept = Path(path), raw or "float16"
         if kept not in ("float16", "float32"):
             raise InputError(f"raw={raw!r}; expected 'float16', 'float32' or None")
-        if not (whitening is None or whitening == "auto" or isinstance(whitening, Whitening)):
-            raise InputError(f"whitening={whitening!r}; expected a Whitening, 'auto' or None")
+        if isinstance(whitening, bool) or not isinstance(whitening, Whitening | int | None) and whitening != "auto":
+            raise InputError(f"whitening={whitening!r}; expected a Whitening, a number of columns, 'auto' or None")
         if rejects is not None and folder.resolve() in Path(rejects).resolve().parents:
             raise InputError(f"{fspath(rejects)} lies in the index folder; give another place for the rejects")
         found = find_model(model)
@@ -137,7 +141,7 @@ class Engine:
             )
             encoder = load_encoder(found, prompts=prompts)
             n, d = staging.count, encoder.dim
-            whitening = auto_whitening(n, d) if whitening == "auto" else whitening
+            whitening = auto_dim(n, d) if whitening == "auto" else whitening
             dim = _dim_after(whitening, d)
             choice = choose(n, dim, free_memory()) if index == "auto" else Choice(factory=index, reason="as asked for")
             check_factory(choice.factory, dim, n)
@@ -155,7 +159,11 @@ class Engine:
                 logger.info(_LONGER, "documents", encoder.max_tokens, f"{cut:,}")
 
             vectors = staging.raw()  # (n, d)
-            if whitening is not None and not whitening.is_fitted:
+            if isinstance(whitening, int):
+                with progress_bar("whitening", n, progress) as advance:
+                    moments = Moments.of(_batches(vectors, advance), local=True)
+                whitening = choose_whitening(moments, vectors, staging.texts, encoder, dim)
+            elif whitening is not None and not whitening.is_fitted:
                 with progress_bar("whitening", n, progress) as advance:
                     whitening = whitening.unfitted().fit(_batches(vectors, advance))  # the caller's stays as it is
             with progress_bar("indexing", n, progress) as advance:
@@ -266,6 +274,17 @@ class Engine:
             logger.warning(_LONGER, "queries", self.encoder.max_tokens, f"{int(truncated.sum()):,}")
         return _whiten(vectors, self.whitening)
 
+    def get(self, ids: Sequence[str]) -> list[Document]:
+        """The documents of these ids, in this order.
+
+        Raises
+        ------
+        InputError
+            If an id is not in the index.
+        """
+        found = self._bundle.get(ids)
+        return [Document(doc_id=one.doc_id, text=one.text, metadata=one.metadata) for one in found]
+
     def raw_documents(self) -> tuple[list[str], NDArray[np.floating[Any]]]:
         """Ids of all documents and the model's vectors of them, before whitening, of shape (n, model_dim).
 
@@ -339,15 +358,15 @@ class Engine:
         self.close()
 
 
-def auto_whitening(n: int, d: int) -> Whitening | None:
-    """The whitening of a new index when nothing was asked for: `default_whitening`, half of the columns.
+def auto_dim(n: int, d: int) -> int | None:
+    """Columns of d that a new index of n documents keeps when nothing was asked for: half of them.
 
-    None where n documents are too few (under two for each of d columns) to tell directions from chance.
+    None where the documents are too few (under two for each column) to tell directions from chance.
     """
     if n < 2 * d:
         logger.info("no whitening: %s documents are fewer than two for each of %s columns", f"{n:,}", d)
         return None
-    return default_whitening(d)
+    return max(1, d // 2)
 
 
 def _plan(encoder: Encoder) -> dict[str, Any]:
@@ -356,10 +375,12 @@ def _plan(encoder: Encoder) -> dict[str, Any]:
     return {"model": parts, "prompt": encoder.prompts.get("document", "")}
 
 
-def _dim_after(whitening: Whitening | None, d: int) -> int:
+def _dim_after(whitening: Whitening | int | None, d: int) -> int:
     """Columns that are left of d, known before anything is fitted."""
     if whitening is None:
         return d
+    if isinstance(whitening, int):
+        whitening = Whitening(whitening)
     if whitening.is_fitted and len(whitening.mean_) != d:
         raise InputError(
             f"the whitening was fitted on {len(whitening.mean_)} columns, but the model's vectors have {d}"

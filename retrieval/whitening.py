@@ -31,14 +31,9 @@ from indexes.vectors import linear_transform
 
 from .moments import Float32, Float64, Moments, check_vectors, unit_rows
 
-DEFAULTS = {"beta": 0.0, "gamma": 0.375, "epsilon": 0.001, "local": 0.5}
-"""What to take where nothing was tuned: loses nothing over seven collections and five sets of sentence pairs with half
-of the columns (docs/whitening.md). epsilon does nothing but keep vectors of low rank from being refused."""
-
-
-def default_whitening(d: int, dim: int | None = None) -> Whitening:
-    """`DEFAULTS` with `dim` of d columns, half of them by default; not fitted."""
-    return Whitening(max(1, d // 2) if dim is None else dim, **DEFAULTS)
+DEFAULTS = {"beta": 0.0, "gamma": 0.125, "epsilon": 0.001, "local": 0.5}
+"""What to take where nothing can be chosen by (docs/whitening.md). epsilon does nothing but keep vectors of low rank
+from being refused."""
 
 
 def rank_of(eigenvalues: Float64) -> int:

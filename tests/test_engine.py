@@ -23,7 +23,8 @@ from indexes.errors import (
 )
 from retrieval import Document, Engine, Hit, Whitening
 from retrieval.encoder import Encoded, HashEncoder, Role
-from retrieval.engine import auto_whitening
+from retrieval.engine import auto_dim
+from retrieval.halves import GAMMAS
 from retrieval.moments import unit_rows
 
 WORDS = [f"w{i}" for i in range(300)]
@@ -278,16 +279,43 @@ def test_other_documents_do_not_throw_an_interrupted_build_away(
         Engine.build(corpus, tmp_path / "i", model=other)
     assert other.asked == []
     again = Counting()
-    Engine.build(texts(300), tmp_path / "i", model=again).close()
+    Engine.build(texts(300), tmp_path / "i", model=again, whitening=None).close()
     assert len(again.asked) == len(set(texts(300))) - 128
 
 
 def test_auto_whitening_needs_documents_enough() -> None:
-    assert auto_whitening(19, 10) is None
-    chosen = auto_whitening(20, 10)
-    assert chosen is not None
-    assert repr(chosen) == "Whitening(dim=5, beta=0, gamma=0.375, epsilon=0.001, local=0.5)"
-    assert auto_whitening(2, 1) is not None
+    assert [auto_dim(n, d) for n, d in ((19, 10), (20, 10), (2, 1), (1, 1))] == [None, 5, 1, None]
+
+
+def test_a_number_of_columns_leaves_the_rest_to_the_texts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with Engine.build(texts(300), tmp_path / "i", model="hash:16", whitening=6) as engine:
+        assert engine.info()["dim"] == 6 and engine.whitening is not None
+        chosen = engine.whitening.parameters
+    assert {name: chosen[name] for name in ("beta", "epsilon", "local")} == {
+        "beta": 0.0,
+        "epsilon": 0.001,
+        "local": 0.5,
+    }
+    assert chosen["gamma"] in GAMMAS
+    assert any(
+        message.startswith(f"whitening: 6 columns, gamma {chosen['gamma']:g} finds texts")
+        for message in caplog.messages
+    )
+    for bad in (True, "some", 0, 17):
+        with pytest.raises(InputError, match="whitening=|dim="):
+            Engine.build(texts(300), tmp_path / "j", model="hash:16", whitening=bad)  # type: ignore[arg-type]
+
+
+def test_documents_by_their_ids(tmp_path: Path) -> None:
+    corpus = [Document(doc_id=str(i), text=f"text {i}", metadata={"n": i}) for i in range(5)]
+    with Engine.build(corpus, tmp_path / "i", model="hash:8") as engine:
+        assert engine.get(["3", "0", "3"]) == [corpus[3], corpus[0], corpus[3]]
+        assert engine.get([]) == []
+        with pytest.raises(InputError, match="id '9' is not in"):
+            engine.get(["0", "9"])
+        ids, vectors = engine.raw_documents()
+        assert ids == ["0", "1", "2", "3", "4"] and vectors.shape == (5, 8)
 
 
 def test_auto_whitening_takes_texts_that_are_all_the_same(tmp_path: Path) -> None:
@@ -344,7 +372,7 @@ def test_vectors_that_were_changed_while_a_build_lay_still_are_made_again(
     data[500] ^= 1
     raw.write_bytes(data)
     again = Counting()
-    with Engine.build(corpus, tmp_path / "i", model=again) as engine:
+    with Engine.build(corpus, tmp_path / "i", model=again, whitening=None) as engine:
         assert len(again.asked) == len(corpus)
         assert engine.search(corpus[5], k=1)[0].text == corpus[5]
 

@@ -15,6 +15,7 @@ from eval.tuned import WhiteningTuning
 from indexes.errors import CorpusError, InputError, VectorError
 from retrieval import Engine, Whitening
 from retrieval.encoder import HashEncoder
+from retrieval.halves import GAMMAS, HalvesObjective, judged_by_halves
 from retrieval.moments import Moments
 
 WORDS = [
@@ -158,15 +159,19 @@ def test_queries_with_judgements_over_an_index(tmp_path: Path) -> None:
     assert [c.score for c in whole.cells] == pytest.approx([c.score for c in tuning.cells], abs=1e-3)
 
 
-def test_without_labels_the_defaults_are_judged_by_the_neighbours_they_keep(tmp_path: Path) -> None:
-    tuning = tune_whitening(MODEL, fit=sentences(400, 3), dims=[8, 4])
-    assert [(c.dim, c.beta, c.gamma, c.local) for c in tuning.cells] == [(k, 0.0, 0.375, 0.5) for k in (16, 8, 4)]
-    scores = [cell.score for cell in tuning.per_dim]
-    assert 1 > scores[0] > scores[1] > scores[2] > 0
-    assert tuning.rivals["first columns"][0] == pytest.approx(1.0, abs=2e-3)  # all columns keep every neighbour
-    assert tuning.smallest().dim == 16 and tuning.smallest().gamma == 0.0  # nothing is known to lose nothing
-    Engine.build(sentences(100, 3), tmp_path / "i", model=MODEL).close()
-    assert tune_whitening(tmp_path / "i", dims=[8]).moments.count == 100
+def test_without_labels_halves_of_the_texts_decide(tmp_path: Path) -> None:
+    texts = list(dict.fromkeys(f"{one} {two}" for one, two in zip(sentences(400, 3), sentences(400, 4), strict=True)))
+    tuning = tune_whitening(MODEL, fit=texts, dims=[8, 4])
+    assert {(c.beta, c.local) for c in tuning.cells} == {(0.0, 0.5)}
+    assert [(c.dim, c.gamma) for c in tuning.cells] == [(k, g) for g in GAMMAS for k in (16, 8, 4)]
+    objective = HalvesObjective(
+        HashEncoder(16).encode(texts).vectors, lambda rows: [texts[i] for i in rows], HashEncoder(16)
+    )
+    again = judged_by_halves(tuning.moments, objective, [16, 8, 4])
+    assert [cell.score for cell in tuning.cells] == [cell.score for cell in again]
+    with Engine.build(texts, tmp_path / "i", model=MODEL, raw="float32") as engine:
+        of_index = tune_whitening(engine, dims=[8, 4])
+    assert [c.score for c in of_index.cells] == pytest.approx([c.score for c in tuning.cells], abs=1e-3)
 
 
 def test_an_index_is_tuned_on_its_raw_vectors(tmp_path: Path) -> None:
@@ -212,7 +217,7 @@ def labelled(scores: list[float]) -> STSSet:
         ([], {}, InputError, "no data set"),
         ("nowhere", {}, CorpusError, "no such file"),
         (None, {}, InputError, "without dev data"),
-        (None, {"fit": ["one", "two"]}, InputError, "too few to tell neighbours by"),
+        (None, {"fit": ["one", "two"]}, InputError, "0 of 0 texts can be halved; expected 20 or more"),
         (
             RetrievalSet(name="q", queries={"a": "b"}, qrels={"a": {"c": 1}}),
             {},
