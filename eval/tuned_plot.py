@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def plot_tuning(tuning: WhiteningTuning, dim: int) -> Any:
     curve, heat = figure.subplots(1, 2, width_ratios=[1.25, 1])
     _curve(curve, tuning, dim)
     _map(figure, heat, tuning, dim)
-    figure.suptitle(f"{tuning.model}, whitening fitted on {tuning.moments.count:,} vectors", fontsize=11)
+    figure.suptitle(f"{Path(tuning.model).name}, whitening fitted on {tuning.moments.count:,} vectors", fontsize=11)
     return figure
 
 
@@ -65,7 +66,8 @@ def _map(figure: Any, axes: Any, tuning: WhiteningTuning, dim: int) -> None:
     image = axes.imshow(grid, cmap="RdBu", vmin=-size, vmax=size, aspect="auto", origin="lower")
     for (i, j), value in np.ndenumerate(grid):
         if np.isfinite(value):
-            axes.text(j, i, f"{value:+.1f}", ha="center", va="center", fontsize=8)
+            colour = "white" if abs(value) > 0.6 * size else "black"
+            axes.text(j, i, f"{value:+.1f}", ha="center", va="center", fontsize=8, color=colour)
     axes.set_xticks(range(len(gammas)), [f"{g:g}" for g in gammas])
     axes.set_yticks(range(len(betas)), [f"{b:g}" for b in betas])
     axes.set_xlabel("gamma")

@@ -48,7 +48,7 @@ def halves(text: str) -> tuple[str, str] | None:
     >>> halves("A spy drinks. He is in a casino.")
     ('A spy drinks.', 'He is in a casino.')
     >>> halves("where can I get a new card?")
-    ('where can I get', 'a new card?')
+    ('where can I', 'get a new card?')
     """
     middle = len(text) / 2
     for pattern in (_SENTENCE_END, _SPACE):

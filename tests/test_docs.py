@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import json
 import pkgutil
 import re
 import sys
@@ -42,15 +41,15 @@ def test_the_tour_in_the_readme_runs(root: Path, tmp_path: Path, monkeypatch: py
     assert runner.summarize().failed == 0, "".join(report)
 
 
-def test_numbers_in_the_readme_are_the_benchmark_s(root: Path) -> None:
-    rows = json.loads((root / "benchmarks" / "results" / "retrieval_quality.json").read_text())["rows"]
-    expected = [
-        f"| {row['set']} | {row['vectors']} | {row['dim']} | {row['nDCG@10']:.4f} | {row['R@100']:.4f} |"
-        for row in rows
-    ]
-    text = (root / "README.md").read_text()
-    table = text.split("<!-- made by: python benchmarks/retrieval_quality.py -->")[1].split("\n\n")[0].splitlines()[3:]
-    assert table == expected
+def test_tables_are_made_from_the_results(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    tables = importlib.import_module("tables")
+    used = set()
+    for page in tables.PAGES:
+        text = page.read_text()
+        assert tables.filled(text) == text, f"{page.name}: run python benchmarks/tables.py"
+        used |= {name for _, name, _ in tables.MARKED.findall(text)}
+    assert used == set(tables.TABLES)
 
 
 def test_files_named_in_the_readme_are_there(root: Path) -> None:
