@@ -29,6 +29,8 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/retrieval_quality.py
+	$(BIN)/python benchmarks/whitening_sts.py
+	$(BIN)/python benchmarks/tables.py
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info

@@ -26,6 +26,8 @@ Float64 = NDArray[np.float64]
 
 BLOCK = 8192
 """Rows among which nearest neighbours are looked for (2 BLOCK d operations a row), and that are summed up together."""
+ALL_OF = 32_768
+"""Of so many rows every one's neighbour is looked for, of those after them one in eight, counted eight times."""
 _AT_ONCE = 1024  # rows whose neighbours are looked for together: 32 MiB
 
 
@@ -148,7 +150,8 @@ class Moments:
                 continue
             mean = rows.mean(axis=0)
             rows -= mean
-            part = cls(len(rows), mean, rows.T @ rows, neighbour_scatter(rows) if local else None)
+            near = neighbour_scatter(rows, every=1 if total is None or total.count < ALL_OF else 8) if local else None
+            part = cls(len(rows), mean, rows.T @ rows, near)
             total = part if total is None else total.merge(part)
         if total is None:
             raise VectorError("there are no vectors to fit on; expected at least one")
@@ -238,13 +241,15 @@ class Moments:
         return eigenvalues, vectors * np.where(peaks < 0, -1.0, 1.0)
 
 
-def neighbour_scatter(rows: NDArray[Any]) -> Float64:
+def neighbour_scatter(rows: NDArray[Any], *, every: int = 1) -> Float64:
     """Sum of ``(x - x')^T (x - x')`` over rows x and their nearest x' (Euclidean), block by block.
 
     Parameters
     ----------
     rows : ndarray of shape (n, d)
         Cut into equal blocks of at most `BLOCK` rows; one row alone has no neighbour.
+    every : int, default=1
+        Ask for the neighbour of one row in so many; the sum is scaled as if all had been asked.
 
     Returns
     -------
@@ -261,12 +266,13 @@ def neighbour_scatter(rows: NDArray[Any]) -> Float64:
             continue
         single = block.astype(np.float32)
         squares = np.einsum("nd,nd->n", single, single)
-        for start in range(0, len(block), _AT_ONCE):
-            asked = np.arange(start, min(start + _AT_ONCE, len(block)))
+        asking = np.arange(0, len(block), every)
+        for start in range(0, len(asking), _AT_ONCE):
+            asked = asking[start : start + _AT_ONCE]
             distances = squares - 2 * (single[asked] @ single.T)  # and |x|^2, the same for all of a row
             distances[np.arange(len(asked)), asked] = np.inf
             differences = block[asked] - block[distances.argmin(axis=1)]
-            total += differences.T @ differences
+            total += differences.T @ differences * (len(block) / len(asking))
     return total
 
 

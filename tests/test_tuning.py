@@ -185,6 +185,8 @@ def test_tables_and_pictures(tuning: WhiteningTuning, tmp_path: Path) -> None:
     lines = tuning.to_markdown().splitlines()
     assert lines[0].startswith("| k | beta | gamma | epsilon | local | Spearman | - raw | PCA |") and len(lines) == 5
     assert f"smallest k that loses nothing: {tuning.smallest().dim}" in tuning.to_text()
+    frame = tuning.to_frame()
+    assert len(frame) == len(tuning.cells) and frame.score.max() == tuning.best.score
     tuning.save(tmp_path / "t.json")
     values = json.loads((tmp_path / "t.json").read_text())
     assert values["best"]["score"] == tuning.best.score and len(values["cells"]) == len(tuning.cells)

@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from indexes.errors import IndexCorruptError, InputError, VectorError
-from retrieval.moments import BLOCK, Moments, check_vectors, neighbour_scatter, unit_rows
+from retrieval.moments import ALL_OF, BLOCK, Moments, check_vectors, neighbour_scatter, unit_rows
 from retrieval.whitening import Whitening
 
 Array = NDArray[Any]
@@ -222,6 +222,18 @@ def test_neighbours_are_looked_for_block_by_block() -> None:
     merged = Moments.of(rows[:BLOCK], local=True).merge(Moments.of(rows[BLOCK:], local=True))
     assert whole.local is not None and merged.local is not None
     np.testing.assert_allclose(whole.local, merged.local, rtol=1e-5)
+
+
+def test_after_the_first_rows_one_in_eight_is_asked_and_counted_for_all() -> None:
+    rows = sample(n=ALL_OF + BLOCK, d=3)
+    moments = Moments.of(rows, local=True)
+    first = Moments.of(rows[:ALL_OF], local=True)
+    rest = rows[ALL_OF:] - rows[ALL_OF:].mean(axis=0)
+    assert moments.local is not None and first.local is not None
+    np.testing.assert_allclose(moments.local, first.local + neighbour_scatter(rest, every=8), rtol=1e-5)
+    _, found = NearestNeighbors(n_neighbors=2).fit(rest).kneighbors(rest[::8])
+    differences = rest[::8] - rest[found[:, 1]]
+    np.testing.assert_allclose(neighbour_scatter(rest, every=8), 8 * differences.T @ differences, rtol=1e-4)
 
 
 def test_one_row_and_equal_rows_have_no_differences() -> None:
