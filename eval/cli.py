@@ -30,7 +30,13 @@ def evaluate() -> None:
     type=click.Path(exists=True, file_okay=False),
     help="Where names are looked up.  [default: RETRIEVAL_DATA]",
 )
-@click.option("--resamples", default=1000, show_default=True, help="Bootstrap samples behind an interval; 0 for none.")
+@click.option(
+    "--resamples",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    help="Bootstrap samples behind an interval; 0 for none.",
+)
 @click.option("--plot", type=click.Path(dir_okay=False), help="Also write a picture (PNG, SVG, PDF).")
 @click.option(
     "--format", "format_", type=click.Choice(["table", "json", "markdown"]), default="table", show_default=True
@@ -47,6 +53,7 @@ def sts(
     from .sts import evaluate_sts
 
     say(quiet=False)
+    _check_picture(plot)
     report = evaluate_sts(model, datasets, whitening=whitening, split=split, data=data, resamples=resamples)
     if plot is not None:
         report.plot(plot)
@@ -118,12 +125,16 @@ def tune(
     from .tuning import tune_whitening
 
     say(quiet=False)
+    _check_picture(plot)
+    tried = None if dims is None else _numbers("--dims", dims, int)
+    if tried is not None and dim is not None and dim not in tried:
+        raise click.UsageError(f"--dim {dim} is not among --dims {dims}")
     data_sets = dev[0] if len(dev) == 1 else dev or None
     tuning = tune_whitening(
         model,
         data_sets,
         fit=fit,
-        dims=None if dims is None else _numbers("--dims", dims, int),
+        dims=tried,
         epsilons=_numbers("--epsilons", epsilons, float),
         split=split,
         data=data,
@@ -145,3 +156,8 @@ def _numbers(option: str, text: str, kind: Callable[[str], _Number]) -> list[_Nu
         return [kind(part) for part in text.split(",")]
     except ValueError:
         raise click.UsageError(f"{option} is {text!r}; expected numbers with commas between them") from None
+
+
+def _check_picture(path: str | None) -> None:
+    if path is not None and not path.lower().endswith((".png", ".svg", ".pdf")):
+        raise click.UsageError(f"--plot is {path!r}; expected a name that ends in .png, .svg or .pdf")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +21,9 @@ from .pairs import STSSet
 
 if TYPE_CHECKING:
     from retrieval import Engine
+
+DECIMALS = 10
+"""Cosines are rounded here, so that equal ones tie; what is below is rounding of the arithmetic."""
 
 Embed = Callable[[list[str]], ArrayLike]
 ModelOrEmbed: TypeAlias = Any  # str, path, SentenceTransformer, Encoder, Engine or Embed: told apart by `as_embed`
@@ -65,7 +69,8 @@ def as_embed(model_or_embed: ModelOrEmbed, *, raw: bool = False, role: Role = "q
         return _embed_of_encoder(engine.encoder, role, name) if raw else (name, lambda texts: engine.embed(texts, role))
     if isinstance(model_or_embed, str | PathLike) or _is_encoder(model_or_embed):
         return _embed_of_encoder(load_encoder(model_or_embed), role)
-    if type(model_or_embed).__module__.split(".")[0] == "sentence_transformers":
+    library = sys.modules.get("sentence_transformers")  # loaded already, if this is one of its models
+    if library is not None and isinstance(model_or_embed, library.SentenceTransformer):
         name = getattr(model_or_embed.model_card_data, "base_model", None) or type(model_or_embed).__name__
         return str(name), lambda texts: model_or_embed.encode(texts, show_progress_bar=False)
     if callable(model_or_embed):
@@ -118,13 +123,13 @@ class Sentences:
                 f"{len(distinct)} texts gave vectors of shape {self.raw.shape}; expected ({len(distinct)}, d)"
             )
         self._place = {sentence: i for i, sentence in enumerate(distinct)}
-        self._unit = unit_rows(self.raw).astype(np.float64)
+        self._unit = _unit_rows(self.raw)
 
     def whitened(self, whitening: Whitening) -> Sentences:
         """The same sentences, transformed."""
         other = object.__new__(Sentences)
         other.raw, other._place = self.raw, self._place
-        other._unit = whitening.transform(self.raw).astype(np.float64)
+        other._unit = _unit_rows(whitening.transform(self.raw))
         return other
 
     def rows(self, sentences: Sequence[str]) -> NDArray[np.int64]:
@@ -134,4 +139,13 @@ class Sentences:
     def cosines(self, pairs: STSSet) -> NDArray[np.float64]:
         """The cosine of every pair, of shape (n,)."""
         one, two = self._unit[self.rows(pairs.sentences1)], self._unit[self.rows(pairs.sentences2)]
-        return cast("NDArray[np.float64]", np.einsum("nd,nd->n", one, two))
+        cosines: NDArray[np.float64] = np.einsum("nd,nd->n", one, two).round(DECIMALS)
+        return cosines
+
+
+def _unit_rows(vectors: NDArray[Any]) -> NDArray[np.float64]:
+    """In float64, or the cosine of a vector with itself would differ from one vector to the next."""
+    unit_rows(vectors)  # refuses what has no direction
+    rows = np.asarray(vectors, np.float64)
+    unit: NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit

@@ -1,14 +1,15 @@
 """Labelled sentence pairs from files: what STS evaluation, tuning and training read.
 
 A set is a TSV, CSV or JSONL file with two sentences and a score a row, or a folder
-with one file a split; a folder of such sets is all of them. Subsets (the years'
-parts of STS12-16) are one concatenated set, "all", as in MTEB.
+with one file a split (or a folder a split, whose files are its subsets, concatenated
+as in MTEB's "all"); a folder of such sets is all of them.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ from numpy.typing import NDArray
 from indexes.errors import CorpusError, InputError
 from retrieval.streams import decoded, inner_suffix, lines_of, open_stream
 
+logger = logging.getLogger(__name__)
+
 SUFFIXES = (".tsv", ".csv", ".jsonl")
+ALIASES = ("validation", "valid")  # of the split "dev"
 COLUMNS = (("sentence1", "text1", "sentence_a"), ("sentence2", "text2", "sentence_b"), ("score", "label", "similarity"))
 
 
@@ -46,6 +50,15 @@ class STSSet:
     scores: NDArray[np.float64]
     dev: STSSet | None = None
 
+    def __post_init__(self) -> None:
+        """Check that it is n pairs with n finite scores."""
+        sizes = len(self.sentences1), len(self.sentences2), len(self.scores)
+        if len(set(sizes)) > 1 or not isinstance(self.scores, np.ndarray) or not np.isfinite(self.scores).all():
+            raise InputError(
+                f"set {self.name!r} has {sizes[0]} and {sizes[1]} sentences and {sizes[2]} scores; "
+                "expected as many of each, the scores as an array of finite numbers"
+            )
+
     def __len__(self) -> int:
         return len(self.scores)
 
@@ -64,7 +77,8 @@ def load_sts(
     ----------
     source : path or str
         A file (.tsv, .csv, .jsonl; also .gz, .zst) with the columns sentence1, sentence2, score; a folder
-        with a file SPLIT.tsv (or .csv, .jsonl); a folder of such files or folders; or a name, such as
+        with a file SPLIT.tsv (or .csv, .jsonl; "dev" may be called validation or valid) or a folder SPLIT of
+        subsets; a folder of such files or folders (those without the split are left out, and named); or a name, such as
         "stsb-en", that is looked up in `data` and its subfolder "sts".
     split : str, default="test"
     data : path, optional
@@ -94,7 +108,7 @@ def load_sts(
         places += [Path(root) / source, Path(root) / "sts" / source]
     for place in places:
         if place.is_file():
-            return [_read(place, place.name.split(".")[0])]
+            return [_read(place, _name_of(place))]
         if place.is_dir():
             found = _in_folder(place, split)
             if found:
@@ -105,23 +119,61 @@ def load_sts(
 
 
 def _in_folder(folder: Path, split: str) -> list[STSSet]:
-    own = _split_file(folder, split)
+    own = _of_split(folder, split)
     if own is not None:
-        pairs = _read(own, folder.name)
-        dev = _split_file(folder, "dev") if pairs.binary and split != "dev" else None
-        return [pairs if dev is None else _with_dev(pairs, _read(dev, folder.name))]
+        dev = _of_split(folder, "dev") if own.binary and split != "dev" else None
+        return [own if dev is None else _with_dev(own, dev)]
     found: list[STSSet] = []
     for inner in sorted(folder.iterdir()):
-        if inner.is_dir() and _split_file(inner, split) is not None:
-            found += _in_folder(inner, split)
-        elif inner.is_file() and inner_suffix(inner) in SUFFIXES:
-            found.append(_read(inner, inner.name.split(".")[0]))
+        one = None
+        if inner.is_dir():
+            one = _in_folder(inner, split) if _of_split(inner, split, read=False) else None
+        elif inner_suffix(inner) in SUFFIXES and not _is_split(inner):
+            one = [_read(inner, _name_of(inner))]
+        else:
+            continue
+        if one is None:
+            logger.warning("%s was left out: no %s pairs in it", inner, split)
+        else:
+            found += one
     return found
 
 
-def _split_file(folder: Path, split: str) -> Path | None:
-    names = (f"{split}{suffix}{packed}" for suffix in SUFFIXES for packed in ("", ".gz", ".zst"))
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+def _of_split(folder: Path, split: str, *, read: bool = True) -> Any:
+    """The pairs of one split of a set, subsets concatenated; None if it has no such split."""
+    for name in (split, *(ALIASES if split == "dev" else ())):
+        files = [folder / f"{name}{suffix}{packed}" for suffix in SUFFIXES for packed in ("", ".gz", ".zst")]
+        files = [file for file in files if file.is_file()][:1]
+        if not files and (folder / name).is_dir():
+            files = sorted(file for file in (folder / name).iterdir() if inner_suffix(file) in SUFFIXES)
+        if files:
+            return _joined([_read(file, folder.name) for file in files]) if read else True
+    return None
+
+
+def _joined(parts: Sequence[STSSet]) -> STSSet:
+    return STSSet(
+        name=parts[0].name,
+        sentences1=tuple(s for part in parts for s in part.sentences1),
+        sentences2=tuple(s for part in parts for s in part.sentences2),
+        scores=np.concatenate([part.scores for part in parts]),
+    )
+
+
+def _is_split(file: Path) -> bool:
+    """Whether a file is one split of a set, never a set of its own: or a train file would pass for a test."""
+    return _stem(file) in ("train", "test", "dev", *ALIASES)
+
+
+def _stem(file: Path) -> str:
+    name = file.name
+    for suffix in (".gz", ".zst", *SUFFIXES):
+        name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
+    return name
+
+
+def _name_of(file: Path) -> str:
+    return file.resolve().parent.name if _is_split(file) else _stem(file)
 
 
 def _with_dev(pairs: STSSet, dev: STSSet) -> STSSet:
@@ -151,7 +203,7 @@ def _read(path: Path, name: str) -> STSSet:
 
 
 def _table_rows(lines: Iterator[tuple[int, bytes]], source: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    tabs = ".tsv" in Path(source).suffixes
+    tabs = inner_suffix(Path(source)) == ".tsv"
     dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
     at = 0
 
@@ -198,6 +250,10 @@ def _column(row: Mapping[str, Any], names: Sequence[str]) -> Any:
 def _sentence(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"sentence {value!r}; expected some words")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"sentence {value[:40]!r} holds a lone surrogate; expected text in UTF-8") from None
     return value
 
 

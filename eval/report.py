@@ -34,6 +34,8 @@ class STSScore:
     accuracy, threshold : float or None
         For 0/1 labels with a dev set: share of right answers, and the cosine from dev that decides.
     cosines, labels : ndarray of shape (n,), float64
+    digest : str
+        SHA-256 of sentences and labels: which pairs these are.
     """
 
     name: str
@@ -45,6 +47,7 @@ class STSScore:
     threshold: float | None
     cosines: NDArray[np.float64] = field(repr=False)
     labels: NDArray[np.float64] = field(repr=False)
+    digest: str = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers, keys as in sentence-transformers' EmbeddingSimilarityEvaluator."""
@@ -174,10 +177,13 @@ class STSReport:
         Raises
         ------
         InputError
-            If the reports are not of the same pairs.
+            If the reports are not of the same pairs, or a set is too small to be resampled. With a handful of
+            positive labels a bootstrap says too often that a difference is sure.
         """
+        if resamples < 1:
+            raise InputError(f"resamples={resamples}; expected 1 or more")
         for mine, theirs in zip(self.scores, other.scores, strict=False):
-            if mine.name != theirs.name or not np.array_equal(mine.labels, theirs.labels):
+            if (mine.name, mine.digest) != (theirs.name, theirs.digest):
                 raise InputError(f"sets {mine.name!r} and {theirs.name!r} differ; compare reports of the same pairs")
         if len(self.scores) != len(other.scores):
             raise InputError(f"reports of {len(self.scores)} and {len(other.scores)} sets; expected the same sets")
@@ -185,11 +191,20 @@ class STSReport:
         for _ in range(resamples):
             of_sets = []
             for mine, theirs in zip(self.scores, other.scores, strict=True):
-                rows = rng.integers(mine.n, size=mine.n)
-                labels = mine.labels[rows]
-                of_sets.append(spearman(mine.cosines[rows], labels) - spearman(theirs.cosines[rows], labels))
+                of_sets.append(_resampled(rng, mine, theirs))
             differences.append(np.mean(of_sets))
         low, high = np.percentile(differences, [2.5, 97.5])
-        tail = min(np.mean(np.array(differences) <= 0), np.mean(np.array(differences) >= 0))
-        p_value = min(1.0, 2 * max(float(tail), 1 / resamples))
-        return Comparison(difference=self.mean - other.mean, interval=(float(low), float(high)), p_value=float(p_value))
+        tail = min(np.sum(np.array(differences) <= 0), np.sum(np.array(differences) >= 0))
+        p_value = min(1.0, 2 * (float(tail) + 1) / (resamples + 1))
+        return Comparison(difference=self.mean - other.mean, interval=(float(low), float(high)), p_value=p_value)
+
+
+def _resampled(rng: np.random.Generator, mine: STSScore, theirs: STSScore) -> float:
+    """The difference on pairs drawn with replacement, drawn again while a correlation is undefined."""
+    for _ in range(100):
+        rows = rng.integers(mine.n, size=mine.n)
+        labels = mine.labels[rows]
+        difference = spearman(mine.cosines[rows], labels) - spearman(theirs.cosines[rows], labels)
+        if np.isfinite(difference):
+            return difference
+    raise InputError(f"set {mine.name!r} is too small or too uniform to be resampled; leave it out of the comparison")

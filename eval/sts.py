@@ -2,13 +2,16 @@
 
     pairs -> distinct sentences, encoded once -> cosines -> Spearman and Pearson -> STSReport
 
-The numbers are those of sentence-transformers' EmbeddingSimilarityEvaluator (same keys,
-equal to 1e-6 on the same vectors). Leaves out how pairs are read (`eval.pairs`) and how a
+The numbers are those of sentence-transformers' EmbeddingSimilarityEvaluator (same keys, equal
+to 1e-6 on the same vectors, but for cosines that are equal: here they tie, there float32 tells
+them apart). Leaves out how pairs are read (`eval.pairs`) and how a
 report is shown (`eval.report`).
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from os import PathLike
 
@@ -60,7 +63,7 @@ def evaluate_sts(
     Raises
     ------
     InputError
-        Constant scores, one pair only, vectors of the wrong shape, a whitening on top of an index's own.
+        Constant scores or cosines, one pair only, vectors of the wrong shape, a whitening on top of an index's own.
     CorpusError, ModelError
         See `load_sts` and `load_encoder`.
 
@@ -111,8 +114,12 @@ def _score(pairs: STSSet, vectors: Sentences, resamples: int, seed: int) -> STSS
             f"set {pairs.name!r}: all {len(pairs)} scores are the same; expected different ones to correlate with"
         )
     cosines = vectors.cosines(pairs)
+    if np.ptp(cosines) == 0:
+        raise InputError(
+            f"set {pairs.name!r}: all cosines are {cosines[0]:g}; vectors that tell nothing apart have no score"
+        )
     accuracy, threshold = None, None
-    if pairs.binary and pairs.dev is not None:
+    if pairs.binary and pairs.dev is not None and pairs.dev.binary and np.ptp(pairs.dev.scores) > 0:
         threshold = best_threshold(vectors.cosines(pairs.dev), pairs.dev.scores)
         accuracy = float(((cosines >= threshold) == (pairs.scores == 1)).mean())
     return STSScore(
@@ -125,4 +132,7 @@ def _score(pairs: STSSet, vectors: Sentences, resamples: int, seed: int) -> STSS
         threshold=threshold,
         cosines=cosines,
         labels=pairs.scores,
+        digest=hashlib.sha256(
+            json.dumps([pairs.sentences1, pairs.sentences2, pairs.scores.tolist()]).encode()
+        ).hexdigest(),
     )

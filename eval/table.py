@@ -19,7 +19,8 @@ def markdown(rows: Rows) -> str:
     """
     head, *rest = rows
     marks = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, marks, *rest))
+    cells = ([cell.replace("|", "\\|") for cell in row] for row in (head, marks, *rest))
+    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
 
 
 def text(rows: Rows) -> str:

@@ -24,6 +24,8 @@ class WhiteningTuning:
     Parameters
     ----------
     model : str
+    labelled : bool
+        Whether people's labels gave the scores. If not, they choose between whitenings of one k, not k.
     measure : str
         What the scores are: "Spearman" or "nDCG@10".
     raw : float
@@ -35,6 +37,7 @@ class WhiteningTuning:
     """
 
     model: str
+    labelled: bool
     measure: str
     raw: float
     cells: tuple[Cell, ...] = field(repr=False)
@@ -60,7 +63,14 @@ class WhiteningTuning:
         """The best cell of the smallest k that loses no more than `loss` (in units of the measure) against raw.
 
         There always is one: k = d with beta = gamma = 0 changes no cosine.
+
+        Raises
+        ------
+        InputError
+            If there were no labels: what loses nothing by halves of texts may lose points by people.
         """
+        if not self.labelled:
+            raise InputError("without labels nothing says how many columns are enough; choose k (dim=..., --dim K)")
         # subtle: a rotation moves a cosine by rounding, which may swap two pairs
         good = [cell for cell in self.per_dim if cell.score >= self.raw - loss - 1e-6]
         return good[-1] if good else self._identity
@@ -75,7 +85,7 @@ class WhiteningTuning:
         Raises
         ------
         InputError
-            If `dim` was not tried.
+            If `dim` was not tried, or is not given and there were no labels.
         """
         if dim is not None and dim not in self.dims:
             raise InputError(f"dim={dim} was not tried; expected one of {', '.join(map(str, self.dims))}")
@@ -91,7 +101,7 @@ class WhiteningTuning:
             "n_fitted": self.moments.count,
             "raw": self.raw,
             "best": asdict(self.best),
-            "smallest_without_loss": asdict(self.smallest()),
+            "smallest_without_loss": asdict(self.smallest()) if self.labelled else None,
             "per_dim": [asdict(cell) for cell in self.per_dim],
             "rivals": rivals,
             "cells": [asdict(cell) for cell in self.cells],
@@ -111,11 +121,12 @@ class WhiteningTuning:
 
     def to_text(self) -> str:
         """The same table for a terminal, and what to take from it."""
-        cell = self.smallest()
-        return (
-            f"{table.text(self._rows())}\n"
-            f"raw {100 * self.raw:.2f} ({self.measure} x 100, {self.model}); smallest k that loses nothing: {cell.dim}"
-        )
+        raw = f"raw {100 * self.raw:.2f} ({self.measure} x 100, {self.model})"
+        if self.labelled:
+            advice = f"smallest k that loses nothing on these data: {self.smallest().dim}"
+        else:
+            advice = "without labels this chooses gamma at a k, and says nothing of what a k loses"
+        return f"{table.text(self._rows())}\n{raw}; {advice}"
 
     def _rows(self) -> list[list[str]]:
         head = ["k", "beta", "gamma", "epsilon", "local", self.measure, "- raw", *self.rivals]
@@ -139,15 +150,16 @@ class WhiteningTuning:
         path : path, optional
             Where the picture is written, too (PNG, SVG, PDF).
         dim : int, optional
-            The k of the map; by default that of `smallest`.
+            The k of the map; by default that of `smallest`, or one in the middle if there were no labels.
         """
         from .tuned_plot import plot_tuning
 
-        figure = plot_tuning(self, self.smallest().dim if dim is None else dim)
+        chosen = self.smallest().dim if self.labelled else self.dims[len(self.dims) // 2]
+        figure = plot_tuning(self, chosen if dim is None else dim)
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure
 
 
 def _rank(cell: Cell) -> tuple[float, ...]:
-    return (-round(cell.score, 9), cell.dim, cell.local, cell.gamma, cell.epsilon, -cell.beta)
+    return (-round(cell.score, 9), cell.dim, cell.local, cell.gamma, cell.epsilon, cell.beta)

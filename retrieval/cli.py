@@ -270,7 +270,7 @@ def _queries(text: str | None, path: str | None, fields: Fields, format_: Any) -
         query_id = record.document.doc_id or str(record.line)
         if (before := seen.setdefault(query_id, record.line)) != record.line:
             raise CorpusError(
-                path, record.line, f"query id {query_id!r} was used before, in line {before}; ids must differ"
+                record.source, record.line, f"query id {query_id!r} was used before, in line {before}; ids must differ"
             )
         yield query_id, record.document.text
 

@@ -8,6 +8,7 @@ Nobody needs this project to use the result. For FAISS see `Whitening.to_faiss`.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def export_model(model: str | PathLike[str] | Encoder, whitening: Whitening, pat
         raise InputError(
             f"the whitening was fitted on {d} columns, but the vectors of {encoder.name} have {encoder.dim}"
         )
-    folder = Path(path)
+    if encoder.model.truncate_dim is not None:
+        raise InputError(f"{encoder.name} cuts vectors at {encoder.model.truncate_dim} columns; expected a whole model")
+    folder = Path(path).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise IndexExistsError(f"{folder} holds something already; choose a new path for the model")
 
@@ -62,9 +65,17 @@ def export_model(model: str | PathLike[str] | Encoder, whitening: Whitening, pat
         init_bias=torch.from_numpy(whitening.bias.copy()),
     )
     exported = SentenceTransformer(
-        modules=[*encoder.model.children(), dense, Normalize()], prompts=dict(encoder.prompts), device="cpu"
+        modules=[*encoder.model.children(), dense, Normalize()],
+        prompts={**encoder.model.prompts, **encoder.prompts},
+        default_prompt_name=encoder.model.default_prompt_name,
+        device="cpu",
     )
-    unfinished = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    exported.save_pretrained(fspath(unfinished), create_model_card=False)
-    unfinished.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        exported.save_pretrained(fspath(unfinished), create_model_card=False)
+        unfinished.chmod(0o755)  # mkdtemp makes it private
+        unfinished.rename(folder)
+    except BaseException:
+        shutil.rmtree(unfinished)
+        raise

@@ -38,6 +38,10 @@ _SENTENCE_END = re.compile(r"[.!?]\s+|[\u3002\uff01\uff1f\n]\s*")
 _SPACE = re.compile(r"\s+")
 
 
+class TooFewTextsError(InputError):
+    """A corpus has too few texts that can be halved."""
+
+
 def halves(text: str) -> tuple[str, str] | None:
     """A text cut between two sentences if that can be done near its middle, else between two words or characters.
 
@@ -80,19 +84,19 @@ class HalvesObjective:
 
     Raises
     ------
-    InputError
+    TooFewTextsError
         If fewer than `FEWEST` texts can be halved.
     """
 
     def __init__(
         self, documents: NDArray[Any], texts_of: Callable[[Sequence[int]], Sequence[str]], encoder: Encoder
     ) -> None:
-        rows = _spread(len(documents), HAYSTACK)
-        places = _spread(len(rows), min(HALVED, len(rows) // 4))
+        rows = spread(len(documents), HAYSTACK)
+        places = spread(len(rows), min(HALVED, len(rows) // 4))
         texts = texts_of(rows[places].tolist()) if len(places) else []
         pairs = [(place, cut) for place, text in zip(places.tolist(), texts, strict=True) if (cut := halves(text))]
         if len(pairs) < FEWEST:
-            raise InputError(f"{len(pairs)} of {len(places)} texts can be halved; expected {FEWEST} or more")
+            raise TooFewTextsError(f"{len(pairs)} of {len(places)} texts can be halved; expected {FEWEST} or more")
         first = encoder.encode([cut[0] for _, cut in pairs], "query").vectors
         second = encoder.encode([cut[1] for _, cut in pairs], "document").vectors
         whole = np.array(documents[rows], np.float32)
@@ -130,7 +134,7 @@ def choose_whitening(
     """
     try:
         objective = HalvesObjective(documents, texts_of, encoder)
-    except InputError as error:
+    except TooFewTextsError as error:
         logger.info("whitening: %s columns, the defaults (%s)", dim, error)
         return Whitening(dim, **DEFAULTS).fit(moments)
     cells = judged_by_halves(moments, objective, [dim])
@@ -152,6 +156,6 @@ def judged_by_halves(moments: Moments, objective: HalvesObjective, dims: Sequenc
     return list(judge(moments, objective, dims, [DEFAULTS["beta"]], GAMMAS, *others))
 
 
-def _spread(n: int, size: int) -> NDArray[np.int64]:
+def spread(n: int, size: int) -> NDArray[np.int64]:
     """At most `size` of n rows, evenly spaced, ascending."""
     return np.linspace(0, n - 1, min(size, n)).astype(np.int64)

@@ -135,7 +135,7 @@ class Moments:
         ----------
         vectors : array or iterable of arrays
         local : bool, default=False
-            Whether nearest-neighbour differences are summed up, too; neighbours are looked for within a batch.
+            Whether nearest-neighbour differences are summed up, too; neighbours are looked for within `BLOCK` rows.
 
         Raises
         ------
@@ -143,11 +143,9 @@ class Moments:
             If there is no vector, or one cannot be used (see `check_vectors`).
         """
         total: Moments | None = None
-        batches = _steps(vectors) if _is_matrix(vectors) else cast("Iterable[ArrayLike]", vectors)
-        for batch in batches:
-            rows = check_vectors(batch, None if total is None else len(total.mean)).astype(np.float64)
-            if not len(rows):
-                continue
+        batches: Iterable[Any] = [vectors] if _is_matrix(vectors) else cast("Iterable[ArrayLike]", vectors)
+        for block in _blocks(batches):
+            rows = block.astype(np.float64)
             mean = rows.mean(axis=0)
             rows -= mean
             near = neighbour_scatter(rows, every=1 if total is None or total.count < ALL_OF else 8) if local else None
@@ -276,9 +274,27 @@ def neighbour_scatter(rows: NDArray[Any], *, every: int = 1) -> Float64:
     return total
 
 
-def _steps(vectors: Any) -> Iterator[ArrayLike]:
-    array = vectors if isinstance(vectors, np.ndarray) and vectors.ndim == 2 else check_vectors(vectors)
-    yield from (array[start : start + BLOCK] for start in range(0, max(1, len(array)), BLOCK))
+def _blocks(batches: Iterable[Any]) -> Iterator[NDArray[Any]]:
+    """The rows of all batches in blocks of `BLOCK`, however they came; the last may be smaller."""
+    kept: list[NDArray[Any]] = []
+    size, dim = 0, None
+    for batch in batches:
+        rows = _checked_later(batch)
+        for start in range(0, len(rows), BLOCK):  # a memory-mapped array is read in pieces
+            piece = check_vectors(rows[start : start + BLOCK], dim)
+            dim = piece.shape[1]
+            kept.append(piece)
+            size += len(piece)
+            while size >= BLOCK:
+                whole = np.concatenate(kept)
+                yield whole[:BLOCK]
+                kept, size = [whole[BLOCK:]], size - BLOCK
+    if size:
+        yield np.concatenate(kept)
+
+
+def _checked_later(batch: Any) -> NDArray[Any]:
+    return batch if isinstance(batch, np.ndarray) and batch.ndim == 2 else check_vectors(batch)
 
 
 def _is_matrix(vectors: object) -> bool:

@@ -31,6 +31,7 @@ from indexes.vectors import linear_transform
 
 from .moments import Float32, Float64, Moments, check_vectors, unit_rows
 
+NOISE = 8 * float(np.finfo(np.float32).eps)
 DEFAULTS = {"beta": 0.0, "gamma": 0.125, "epsilon": 0.001, "local": 0.5}
 """What to take where nothing can be chosen by (docs/whitening.md). epsilon does nothing but keep vectors of low rank
 from being refused."""
@@ -200,11 +201,15 @@ class Whitening:
         self._check_fitted()
         rows = check_vectors(vectors, len(self.mean_)).astype(np.float32, copy=False)
         projected = rows @ self._kernel + self._bias
-        # subtle: the mean itself leaves rounding, up to 1.8 eps |bias|, which must not become a direction
-        noise = 8 * np.finfo(np.float32).eps * np.linalg.norm(self._bias)
-        lost = np.linalg.norm(projected, axis=1) < noise
+        # subtle: the mean itself, or a vector outside the kept columns, leaves rounding, which is no direction
+        lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+        sizes = lengths * np.linalg.norm(self._kernel) + np.linalg.norm(self._bias)
+        lost = np.linalg.norm(projected, axis=1) < NOISE * sizes
         if lost.any():
-            raise VectorError(f"vector {int(lost.argmax())} is the mean of the fit and has no direction; leave it out")
+            raise VectorError(
+                f"vector {int(lost.argmax())} is the mean of the fit, or nothing of it lies in the kept columns: "
+                "it has no direction; leave it out"
+            )
         return unit_rows(projected)
 
     def to_faiss(self) -> Any:

@@ -159,7 +159,7 @@ def test_whitening_options_reach_the_index(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("".join(f"word{i} word{i % 7} word{i % 3}\n" for i in range(200)))
     run("build", tmp_path / "c.txt", "-o", tmp_path / "i", "-m", "hash:16", "--dim", 8, "--beta", 0.5, "--gamma", 0.25)
     whitening = json.loads(run("info", tmp_path / "i", "--format", "json").stdout)["whitening"]
-    assert whitening == {"dim": 8, "beta": 0.5, "gamma": 0.25, "epsilon": 0.0, "local": 0.0, "n_fitted": 200}
+    assert whitening == {"dim": 8, "beta": 0.5, "gamma": 0.25, "epsilon": 0.001, "local": 0.5, "n_fitted": 200}
 
 
 def test_a_bad_line_stops_the_build_and_leaves_nothing(tmp_path: Path) -> None:
@@ -253,3 +253,58 @@ def test_ctrl_c_exits_130_and_the_same_command_finishes(tmp_path: Path) -> None:
     assert "was interrupted" in run("query", tmp_path / "i", "x", check=1).stderr
     assert "going on with an interrupted build at document" in run(*build).stderr
     assert json.loads(run("info", tmp_path / "i", "--format", "json").stdout)["documents"] == 60_000
+
+
+def scored_pairs(path: Path) -> Path:
+    rows = [f"w{i} w{i % 7} w{i % 3}\tw{i % 5} w{i % 7} w{i + 1}\t{i % 7 % 5}" for i in range(60)]
+    path.write_text("sentence1\tsentence2\tscore\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def test_tune_writes_what_build_and_eval_take(tmp_path: Path) -> None:
+    pairs = scored_pairs(tmp_path / "p.tsv")
+    (tmp_path / "c.txt").write_text("".join(f"w{i} w{i % 7} w{i % 3}\n" for i in range(200)))
+    options = ["--fit", tmp_path / "c.txt", "--dims", "8,4", "--epsilons", "0,0.1"]
+    files = ["-o", tmp_path / "w", "--save", tmp_path / "t.json", "--plot", tmp_path / "t.png"]
+    run("tune", "hash:16", "--dev", pairs, *options, *files, "--dim", 4, "--format", "json")
+    values = json.loads((tmp_path / "t.json").read_text())
+    assert {(cell["dim"], cell["epsilon"]) for cell in values["cells"]} == {
+        (k, e) for k in (16, 8, 4) for e in (0, 0.1)
+    }
+    best = next(cell for cell in values["per_dim"] if cell["dim"] == 4)
+    scored = run(
+        "eval", "sts", "hash:16", pairs, "--whitening", tmp_path / "w", "--resamples", 0, "--format", "json"
+    ).stdout
+    assert json.loads(scored)["mean_spearman_cosine"] == pytest.approx(best["score"], abs=1e-3)
+    run("build", tmp_path / "c.txt", "-o", tmp_path / "i", "-m", "hash:16", "--whitening", tmp_path / "w")
+    whitening = json.loads(run("info", tmp_path / "i", "--format", "json").stdout)["whitening"]
+    assert whitening == {name: best[name] for name in ("dim", "beta", "gamma", "epsilon", "local")} | {"n_fitted": 200}
+    assert "| k | beta |" in run("tune", tmp_path / "i", "--dev", pairs, "--dims", "8", "--format", "markdown").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["tune", "hash:8", "--dev", "{pairs}", "--dims", "9"], 1, "each from 1 to 8"),
+        (["tune", "hash:8", "--dev", "{pairs}", "--dims", "a"], 2, "numbers with commas"),
+        (
+            ["tune", "hash:8", "--dev", "{pairs}", "--dims", "4", "--dim", "5", "-o", "{out}"],
+            2,
+            "--dim 5 is not among --dims",
+        ),
+        (["tune", "hash:8", "--dev", "{pairs}", "--epsilons", "-1"], 1, "epsilon=-1"),
+        (["tune", "hash:8", "--dev", "{pairs}", "--plot", "{out}.foo"], 2, "expected a name that ends in"),
+        (["tune", "hash:8"], 1, "there must be texts to halve"),
+        (["eval", "sts", "hash:8", "{pairs}", "--plot", "{out}.foo"], 2, "expected a name that ends in"),
+        (["eval", "sts", "hash:8", "{pairs}", "--resamples", "-1"], 2, "not in the range"),
+        (["export-model", "hash:8", "-o", "{out}"], 2, "MODEL needs --whitening"),
+        (["export-model", "{index}", "-o", "{out}"], 1, "was built without whitening"),
+        (["build", "{pairs}", "-o", "{out}", "--whitening", "{pairs}", "--dim", "3"], 2, "exclude each other"),
+        (["build", "{pairs}", "-o", "{out}", "--whitening", "{pairs}"], 1, "is not a whitening"),
+    ],
+)
+def test_errors_of_tuning_and_export(index: Path, tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    places = {"pairs": scored_pairs(tmp_path / "p.tsv"), "index": index, "out": tmp_path / "out"}
+    result = run(*(argument.format(**places) for argument in arguments), check=code)
+    assert said in result.stderr and result.stdout == ""
+    assert not (tmp_path / "out").exists()

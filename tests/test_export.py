@@ -57,6 +57,8 @@ def test_plain_sentence_transformers_gives_the_same_vectors(tmp_path: Path) -> N
 
     encoder = load_encoder(prompts={"query": "query: ", "document": ""})
     whitening = Whitening(10, beta=1.0, gamma=0.5, epsilon=0.01, local=0.5).fit(encoder.encode(TEXTS).vectors)
+    (tmp_path / "m.tmp").mkdir()
+    (tmp_path / "m.tmp" / "thesis.txt").touch()
     export_model(encoder, whitening, tmp_path / "m")
     plain = SentenceTransformer(str(tmp_path / "m"), local_files_only=True)
     for role, encode in (("document", plain.encode_document), ("query", plain.encode_query)):
@@ -69,7 +71,8 @@ def test_plain_sentence_transformers_gives_the_same_vectors(tmp_path: Path) -> N
         export_model(encoder, whitening, tmp_path / "m")
     with pytest.raises(InputError, match="fitted on 8 columns"):
         export_model(encoder, Whitening().fit(np.eye(8)), tmp_path / "other")
-    assert not list(tmp_path.glob("*.tmp"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "m.tmp"]
+    assert (tmp_path / "m.tmp" / "thesis.txt").exists(), "what is not ours is never touched"
 
 
 @pytest.mark.model

@@ -112,7 +112,73 @@ def test_the_threshold_comes_from_dev_and_never_from_test(tmp_path: Path) -> Non
     assert score.threshold == pytest.approx(best_threshold(cosines(dev), dev.scores), abs=1e-6)
     assert score.accuracy == pytest.approx(((cosines(test) >= score.threshold) == test.scores).mean())
     (alone,) = load_sts(folder / "test.tsv")
-    assert evaluate_sts("hash:64", alone)["test"].accuracy is None
+    assert evaluate_sts("hash:64", alone)["set"].accuracy is None
+    write(folder / "dev.tsv", pairs(80, 2))  # graded: no threshold in it
+    assert evaluate_sts("hash:64", load_sts(folder)[0])["set"].threshold is None
+
+
+def test_a_split_that_is_not_there_is_never_another_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A folder of train.tsv and test.tsv once gave both as dev sets: tuned on test."""
+    for split in ("train", "test", "validation"):
+        write(tmp_path / "sets" / "a" / f"{split}.tsv", pairs())
+    write(tmp_path / "sets" / "b" / "test.tsv", pairs())
+    assert [made.name for made in load_sts(tmp_path / "sets" / "a", split="dev")] == ["a"]  # validation.tsv
+    with pytest.raises(CorpusError, match=r"no dev.tsv .* in it"):
+        load_sts(tmp_path / "sets" / "b", split="dev")
+    assert [made.name for made in load_sts(tmp_path / "sets", split="dev")] == ["a"]
+    assert "b was left out: no dev pairs in it" in caplog.text
+
+
+def test_subsets_are_one_concatenated_set(tmp_path: Path) -> None:
+    parts = [pairs(40, 1), pairs(60, 2)]
+    for name, part in zip("xy", parts, strict=True):
+        write(tmp_path / "sts12" / "test" / f"{name}.tsv", part)
+    (whole,) = load_sts(tmp_path / "sts12")
+    assert (whole.name, len(whole)) == ("sts12", 100)
+    assert whole.sentences1 == parts[0].sentences1 + parts[1].sentences1
+    assert [made.name for made in load_sts(tmp_path)] == ["sts12"]
+
+
+def test_equal_pairs_tie() -> None:
+    """In float32 the cosine of a vector with itself differs from one vector to the next."""
+    one = pairs(100)
+    twins = STSSet(
+        name="t", sentences1=one.sentences1 * 2, sentences2=one.sentences1 + one.sentences2, scores=np.arange(200.0)
+    )
+    cosines = evaluate_sts("hash:64", twins, resamples=0)["t"].cosines
+    assert set(cosines[:100]) == {1.0}
+
+
+def test_a_comparison_of_undefined_samples(tmp_path: Path) -> None:
+    two = STSSet(name="two", sentences1=("a", "a"), sentences2=("a", "b"), scores=np.array([2.0, 1.0]))
+    report = evaluate_sts("hash:64", two, resamples=0)
+    same = report.compare(report)  # half of the samples are one pair twice
+    assert (same.difference, same.interval, same.p_value) == (0.0, (0.0, 0.0), 1.0)
+    with pytest.raises(InputError, match="resamples=0"):
+        report.compare(report, resamples=0)
+    others = STSSet(name="two", sentences1=("c", "c"), sentences2=("c", "d"), scores=np.array([2.0, 1.0]))
+    with pytest.raises(InputError, match="compare reports of the same pairs"):
+        report.compare(evaluate_sts("hash:64", others, resamples=0))
+
+
+def test_a_clear_difference_has_the_smallest_p_value() -> None:
+    one = pairs(300)
+    good, bad = evaluate_sts("hash:256", one, resamples=0), evaluate_sts("hash:1", one, resamples=0)
+    assert good.compare(bad, resamples=99).p_value == pytest.approx(2 / 100)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "scores"),
+    [(("a",), ("a", "b"), [1.0]), (("a",), ("b",), [1.0, 2.0]), (("a",), ("b",), [float("nan")])],
+)
+def test_a_set_is_checked_where_it_is_born(one: tuple[str, ...], two: tuple[str, ...], scores: list[float]) -> None:
+    with pytest.raises(InputError, match="expected as many of each"):
+        STSSet(name="x", sentences1=one, sentences2=two, scores=np.array(scores))
+
+
+def test_constant_cosines_are_an_error() -> None:
+    with pytest.raises(InputError, match="all cosines are 1"):
+        evaluate_sts(lambda texts: np.ones((len(texts), 4)), pairs())
 
 
 def test_every_distinct_sentence_is_encoded_once() -> None:

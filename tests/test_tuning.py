@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval import STSSet, evaluate_sts, load_sts, tune_whitening
+from eval import STSSet, evaluate_retrieval, evaluate_sts, load_sts, tune_whitening
 from eval.retrieval import RetrievalSet
 from eval.tuned import WhiteningTuning
+from eval.tuning import PairObjective
 from indexes.errors import CorpusError, InputError, VectorError
 from retrieval import Engine, Whitening
 from retrieval.encoder import HashEncoder
+from retrieval.grid import Rotation
 from retrieval.halves import GAMMAS, HalvesObjective, judged_by_halves
 from retrieval.moments import Moments
 
@@ -65,7 +67,7 @@ def test_each_cell_is_what_evaluate_sts_says(tuning: WhiteningTuning) -> None:
     for cell in tuning.cells:
         whitening = cell.whitening().fit(vectors)
         alone = evaluate_sts(MODEL, pairs(), whitening=whitening, resamples=0).mean
-        assert cell.score == pytest.approx(alone, abs=2e-4), cell  # float32 may swap two pairs of 200
+        assert cell.score == pytest.approx(alone, abs=5e-3), cell  # float32 tells some equal cosines apart
 
 
 def test_raw_is_evaluate_sts_without_whitening_and_one_of_the_cells(tuning: WhiteningTuning) -> None:
@@ -169,6 +171,13 @@ def test_without_labels_halves_of_the_texts_decide(tmp_path: Path) -> None:
     )
     again = judged_by_halves(tuning.moments, objective, [16, 8, 4])
     assert [cell.score for cell in tuning.cells] == [cell.score for cell in again]
+    assert "says nothing of what a k loses" in tuning.to_text() and tuning.to_dict()["smallest_without_loss"] is None
+    assert tuning.whitening(8).dim == 8
+    for use in (tuning.smallest, tuning.whitening):
+        with pytest.raises(InputError, match="without labels nothing says how many columns are enough"):
+            use()
+    with pytest.raises(InputError, match="without dev data only dims can be given"):
+        tune_whitening(MODEL, fit=texts, gammas=[0, 1])
     with Engine.build(texts, tmp_path / "i", model=MODEL, raw="float32") as engine:
         of_index = tune_whitening(engine, dims=[8, 4])
     assert [c.score for c in of_index.cells] == pytest.approx([c.score for c in tuning.cells], abs=1e-3)
@@ -184,7 +193,7 @@ def test_an_index_is_tuned_on_its_raw_vectors(tmp_path: Path) -> None:
 def test_tables_and_pictures(tuning: WhiteningTuning, tmp_path: Path) -> None:
     lines = tuning.to_markdown().splitlines()
     assert lines[0].startswith("| k | beta | gamma | epsilon | local | Spearman | - raw | PCA |") and len(lines) == 5
-    assert f"smallest k that loses nothing: {tuning.smallest().dim}" in tuning.to_text()
+    assert f"smallest k that loses nothing on these data: {tuning.smallest().dim}" in tuning.to_text()
     frame = tuning.to_frame()
     assert len(frame) == len(tuning.cells) and frame.score.max() == tuning.best.score
     tuning.save(tmp_path / "t.json")
@@ -233,12 +242,54 @@ def test_what_cannot_be_tuned_says_why(dev: Any, options: dict[str, Any], error:
         tune_whitening(MODEL, dev, **options)
 
 
-def test_constant_vectors_tell_nothing_apart() -> None:
+def test_constant_cosines_are_refused_raw_and_count_nothing_in_a_cell() -> None:
     def constant(texts: list[str]) -> np.ndarray:
         return np.ones((len(texts), 4))
 
-    tuning = tune_whitening(constant, pairs(20), dims=[4, 2], gammas=[0], locals_=[0])
-    assert tuning.raw == -1.0 and tuning.smallest().score >= tuning.raw
+    with pytest.raises(InputError, match="all 20 cosines of a dev set are the same"):
+        tune_whitening(constant, pairs(20))
+    one = np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])
+    two = np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
+    objective = PairObjective([(one, two, np.array([1.0, 3.0, 2.0]))])
+    # by hand: cosines of both columns rank as the scores do; of the first column alone they are all 1
+    found = objective.scores(Rotation(np.zeros(2), np.eye(2)), np.ones((1, 2)), [1, 2, 2])
+    assert found.tolist() == [[0.0, 1.0, 1.0]]
+
+
+def test_a_set_that_a_cell_makes_constant_does_not_decide_for_the_others() -> None:
+    """It once turned the mean of all sets into -1, and the smallest k won."""
+    other = STSSet(name="b", sentences1=("red", "red"), sentences2=("red", "fox"), scores=np.array([2.0, 1.0]))
+    tuning = tune_whitening(MODEL, [pairs(), other], fit=sentences(500, 9), dims=[16, 1], gammas=[0], locals_=[0])
+    assert tuning.best.dim == 16 and tuning.raw > 0.5
+
+
+def test_relevant_documents_that_are_gone_count_as_not_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    documents = [(str(i), text) for i, text in enumerate(sentences(60, 3))]
+    queries = {f"q{i}": documents[i][1] for i in range(20)}
+    qrels = {f"q{i}": {str(i) if i < 10 else f"gone{i}": 1} for i in range(20)}
+    judged = RetrievalSet(name="toy", queries=queries, qrels=qrels)
+    with Engine.build(documents, tmp_path / "i", model=MODEL, whitening=None, index="Flat", raw="float32") as engine:
+        tuning = tune_whitening(engine, judged, dims=[16])
+        assert tuning.raw == pytest.approx(
+            evaluate_retrieval(engine, judged, measures=["nDCG@10"])["nDCG@10"], abs=0.02
+        )
+    assert tuning.raw <= 0.5
+    assert "10 of 20 relevant documents are not in the index; they count as not found" in caplog.text
+
+
+def test_roles_reach_the_encoder() -> None:
+    """Queries and both sides of a pair get the query prompt, what is fitted on the document prompt."""
+
+    class Roles(HashEncoder):
+        def encode(self, texts: Any, role: Any = "document") -> Any:
+            seen.update((text, role) for text in texts)
+            return super().encode(texts, role)
+
+    seen: set[tuple[str, str]] = set()
+    tune_whitening(Roles(16), pairs(20), fit=["fit one", "fit two", "fit three"], dims=[16], locals_=[0])
+    fitted = {"fit one", "fit two", "fit three"}
+    assert {role for text, role in seen if text in fitted} == {"document"}
+    assert {role for text, role in seen if text not in fitted} == {"query"}
 
 
 @pytest.mark.model

@@ -236,6 +236,14 @@ def test_after_the_first_rows_one_in_eight_is_asked_and_counted_for_all() -> Non
     np.testing.assert_allclose(neighbour_scatter(rest, every=8), 8 * differences.T @ differences, rtol=1e-4)
 
 
+def test_neighbours_do_not_depend_on_how_the_rows_come() -> None:
+    rows = sample(n=BLOCK + 500, d=3)
+    whole = Moments.of(rows, local=True).local
+    for size in (1000, 2 * BLOCK):
+        parts = Moments.of((rows[i : i + size] for i in range(0, len(rows), size)), local=True).local
+        np.testing.assert_array_equal(whole, parts)
+
+
 def test_one_row_and_equal_rows_have_no_differences() -> None:
     assert not neighbour_scatter(np.ones((1, 3))).any()
     assert not neighbour_scatter(np.ones((5, 3))).any()
@@ -437,7 +445,7 @@ def test_the_mean_itself_has_no_direction(d: int, gamma: float) -> None:
     vectors = vectors.astype(np.float32)
     whitening = Whitening(beta=1, gamma=gamma).fit(vectors)
     rows = np.vstack([vectors[0], whitening.mean_])
-    with pytest.raises(VectorError, match="vector 1 is the mean of the fit and has no direction"):
+    with pytest.raises(VectorError, match="vector 1 is the mean of the fit, or nothing of it"):
         whitening.transform(rows)
     near = whitening.mean_ + 1e-3 * (vectors - whitening.mean_)  # a thousandth of the way is enough
     same_up_to_sign(whitening.transform(near), directly(near, vectors, d, 1, gamma, 0), atol=0.01)
@@ -446,8 +454,18 @@ def test_the_mean_itself_has_no_direction(d: int, gamma: float) -> None:
 
 def test_a_vector_outside_the_kept_columns() -> None:
     whitening = Whitening(dim=1, beta=0).fit([[1.0, 0.0], [-2.0, 0.0]])
-    with pytest.raises(VectorError, match="vector 1 is zero"):
+    with pytest.raises(VectorError, match="vector 1 is .* nothing of it lies in the kept columns"):
         whitening.transform([[5.0, 1.0], [0.0, 1.0]])
+
+
+def test_what_rounding_leaves_of_a_vector_is_no_direction() -> None:
+    """Orthogonal to what is kept, but not to the last bit."""
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))[0]
+    rows = np.random.default_rng(1).standard_normal((100, 3)) @ rotation[:3]
+    whitening = Whitening(dim=3, beta=0.0).fit(rows)
+    with pytest.raises(VectorError, match="vector 0 is .* nothing of it lies in the kept columns"):
+        whitening.transform(rotation[4:5])
+    assert whitening.transform(rotation[4:5] + 1e-3 * rotation[:1]).shape == (1, 3)
 
 
 @pytest.mark.parametrize(
