@@ -20,15 +20,19 @@ STS = SHARED / "data" / "sts"
 LIBRARIES = ("sentence-retrieval", "sentence-transformers", "transformers", "torch", "faiss-cpu", "numpy", "scipy")
 
 
-def model_folder(name: str) -> str:
-    """The folder of a model that no package of the project's own extras carries.
+MODELS = Path(os.environ.get("RETRIEVAL_MODELS", "models"))
 
-    Looked up in the folder that RETRIEVAL_MODELS names.
-    """
-    folder = Path(os.environ.get("RETRIEVAL_MODELS", "models")) / name
-    if not folder.is_dir():
-        raise click.ClickException(f"{folder} is not there; set RETRIEVAL_MODELS to the folder that holds {name}")
-    return str(folder)
+
+def has_model(name: str) -> bool:
+    """Whether the folder that RETRIEVAL_MODELS names holds a model."""
+    return (MODELS / name).is_dir()
+
+
+def model_folder(name: str) -> str:
+    """The folder of a model that no package of the project's own extras carries."""
+    if not has_model(name):
+        raise click.ClickException(f"{MODELS / name} is not there; set RETRIEVAL_MODELS to the folder that holds it")
+    return str(MODELS / name)
 
 
 def sentences_of(path: Path) -> list[str]:
@@ -42,6 +46,12 @@ def lines_of(path: Path, size: int) -> list[str]:
     """A random sample (seed 0) of the lines of a gzip file that are not empty."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         return random.Random(0).sample([line.rstrip("\n") for line in file if line.strip()], size)
+
+
+def earlier(name: str) -> dict[str, Any]:
+    """What benchmarks/results/NAME.json holds from an earlier run; empty, if there is none."""
+    path = HERE / "results" / f"{name}.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def write_result(name: str, result: dict[str, Any]) -> Path:
