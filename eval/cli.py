@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import click
@@ -104,7 +105,7 @@ def retrieval(index_path: str, dataset: str, split: str, measure: tuple[str, ...
     "--dims", metavar="K,K,...", help="Columns to try.  [default: d and 2/3, 1/2, 1/3, 1/4, 1/6, 1/8, 1/12 of it]"
 )
 @click.option("--epsilons", metavar="E,E,...", default="0", show_default=True, help="Values of epsilon to try.")
-@click.option("--dim", type=int, help="Columns of the whitening to write.  [default: the fewest that lose nothing]")
+@click.option("--dim", type=int, help="Columns to write.  [default: the fewest that lose nothing on --dev]")
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False), help="Write the fitted whitening, for build --whitening."
 )
@@ -120,7 +121,8 @@ def tune(
     """Find the whitening that keeps the fewest columns and loses nothing.
 
     Every k, beta, gamma and share of nearest-neighbour differences is judged on --dev from one encode. Without
-    --dev there is no telling what is lost: the defaults are shown, with how well each k keeps the nearest neighbours.
+    --dev, gamma is chosen at each k by how well halves of the texts find each other, and nothing is said of what a k
+    loses.
     """
     from .tuning import tune_whitening
 
@@ -129,6 +131,11 @@ def tune(
     tried = None if dims is None else _numbers("--dims", dims, int)
     if tried is not None and dim is not None and dim not in tried:
         raise click.UsageError(f"--dim {dim} is not among --dims {dims}")
+    if output is not None and dim is None and not dev:
+        raise click.UsageError("-o needs --dim K without --dev: nothing says how many columns are enough")
+    for path in (output, save, plot):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise click.UsageError(f"the folder of {path!r} is not there; make it first")
     data_sets = dev[0] if len(dev) == 1 else dev or None
     tuning = tune_whitening(
         model,

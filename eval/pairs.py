@@ -53,10 +53,14 @@ class STSSet:
     def __post_init__(self) -> None:
         """Check that it is n pairs with n finite scores."""
         sizes = len(self.sentences1), len(self.sentences2), len(self.scores)
-        if len(set(sizes)) > 1 or not isinstance(self.scores, np.ndarray) or not np.isfinite(self.scores).all():
+        if len(set(sizes)) > 1:
             raise InputError(
                 f"set {self.name!r} has {sizes[0]} and {sizes[1]} sentences and {sizes[2]} scores; "
-                "expected as many of each, the scores as an array of finite numbers"
+                "expected as many of each"
+            )
+        if not isinstance(self.scores, np.ndarray) or not np.isfinite(self.scores).all():
+            raise InputError(
+                f"the scores of set {self.name!r} are no array of finite numbers; expected np.array([...])"
             )
 
     def __len__(self) -> int:

@@ -295,6 +295,8 @@ def test_tune_writes_what_build_and_eval_take(tmp_path: Path) -> None:
         (["tune", "hash:8", "--dev", "{pairs}", "--epsilons", "-1"], 1, "epsilon=-1"),
         (["tune", "hash:8", "--dev", "{pairs}", "--plot", "{out}.foo"], 2, "expected a name that ends in"),
         (["tune", "hash:8"], 1, "there must be texts to halve"),
+        (["tune", "{index}", "-o", "{out}"], 2, "-o needs --dim K without --dev"),
+        (["tune", "hash:8", "--dev", "{pairs}", "--save", "{out}/x.json"], 2, "is not there; make it first"),
         (["eval", "sts", "hash:8", "{pairs}", "--plot", "{out}.foo"], 2, "expected a name that ends in"),
         (["eval", "sts", "hash:8", "{pairs}", "--resamples", "-1"], 2, "not in the range"),
         (["export-model", "hash:8", "-o", "{out}"], 2, "MODEL needs --whitening"),
