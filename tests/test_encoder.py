@@ -221,8 +221,8 @@ def test_prompts_are_put_before_the_text_and_are_part_of_the_fingerprint(minilm:
     np.testing.assert_allclose(
         of_documents.encode(["a cat"]).vectors, minilm.encode(["passage: a cat"]).vectors, atol=1e-6
     )
-    prompted._model.prompts["query"] = "other: "
-    prompted._model.default_prompt_name = "query"  # a model's own default must not come in by the back door
+    prompted.model.prompts["query"] = "other: "
+    prompted.model.default_prompt_name = "query"  # a model's own default must not come in by the back door
     np.testing.assert_allclose(prompted.encode(["a cat"]).vectors, minilm.encode(["a cat"]).vectors, atol=1e-6)
     with pytest.raises(FingerprintError, match="prompts"):
         compare(minilm.fingerprint, prompted.fingerprint, "prompted")
