@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import click
 
-from retrieval.cli import say
+from retrieval.console import say
 
 from .retrieval import MEASURES, evaluate_retrieval
 

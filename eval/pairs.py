@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.errors import CorpusError, InputError
-from retrieval.streams import decoded, inner_suffix, lines_of, open_stream
+from retrieval.streams import LONGEST, decoded, inner_suffix, lines_of, open_stream
 
 logger = logging.getLogger(__name__)
 
@@ -207,6 +207,7 @@ def _read(path: Path, name: str) -> STSSet:
 
 
 def _table_rows(lines: Iterator[tuple[int, bytes]], source: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST))  # one for the process; 128 kB by default
     tabs = inner_suffix(Path(source)) == ".tsv"
     dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
     at = 0
@@ -236,7 +237,7 @@ def _json_rows(lines: Iterator[tuple[int, bytes]], source: str) -> Iterator[tupl
         try:
             text = decoded(line, raw)
             row = json.loads(text) if text.strip() else None
-        except ValueError as error:  # an InputError is one, too
+        except (ValueError, RecursionError) as error:  # an InputError is a ValueError, too
             raise CorpusError(source, line, f"not JSON: {error}; expected one object a line") from None
         if row is not None and not isinstance(row, dict):
             raise CorpusError(source, line, f"a JSON {type(row).__name__}; expected one object a line")
@@ -253,7 +254,7 @@ def _column(row: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 def _sentence(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"sentence {value!r}; expected some words")
+        raise InputError(f"sentence {value!r:.40}; expected some words")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -265,7 +266,9 @@ def _score(value: Any) -> float:
     try:
         score = float(value)
     except (TypeError, ValueError):
-        raise InputError(f"score {value!r}; expected a number") from None
+        raise InputError(f"score {value!r:.40}; expected a number") from None
+    except OverflowError:  # an int beyond 1.8e308
+        score = np.inf
     if not np.isfinite(score):
-        raise InputError(f"score {value!r}; expected a finite number")
+        raise InputError(f"score {value!r:.40}; expected a finite number")
     return score

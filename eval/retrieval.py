@@ -7,7 +7,6 @@ Leaves out the measures themselves: names such as nDCG@10, R@100, RR@10, AP are 
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from indexes.errors import CorpusError, InputError
 from retrieval.corpora import read_corpus
+from retrieval.streams import decoded, lines_of
 
 if TYPE_CHECKING:
     from retrieval import Engine
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 MEASURES = ("nDCG@10", "R@100")
 QUERIES_AT_ONCE = 256
+_LARGEST = 2**31  # grades are C ints behind the measures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,7 @@ def load_retrieval(folder: str | PathLike[str], split: str = "test") -> Retrieva
     ]
     if not found:
         raise CorpusError(str(place), 0, "no queries.jsonl in it; expected a BEIR folder (queries.jsonl, qrels/*.tsv)")
-    texts = {str(record.document.doc_id): record.document.text for record in read_corpus(found[0])}
+    texts = _read_queries(found[0])
     qrels = _read_qrels(place / "qrels" / f"{split}.tsv")
     if not qrels:
         raise CorpusError(str(place / "qrels" / f"{split}.tsv"), 0, "no judgements in it; expected a line for each")
@@ -103,25 +104,48 @@ def load_retrieval(folder: str | PathLike[str], split: str = "test") -> Retrieva
     return RetrievalSet(name=place.name, queries={query_id: texts[query_id] for query_id in qrels}, qrels=qrels)
 
 
+def _read_queries(path: Path) -> dict[str, str]:
+    queries: dict[str, str] = {}
+    for record in read_corpus(path):
+        query_id, text = record.document.doc_id, record.document.text
+        if query_id is None:
+            raise CorpusError(record.source, record.line, "a query without an id; expected one that qrels can name")
+        if queries.setdefault(query_id, text) != text:
+            raise CorpusError(record.source, record.line, f"query {query_id!r} was another text before; expected one")
+    return queries
+
+
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    qrels: dict[str, dict[str, int]] = {}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            for line, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
-                if line == 1 and row[:1] == ["query-id"]:
-                    continue
-                if len(row) != 3:
-                    raise CorpusError(
-                        str(path), line, f"{len(row)} fields; expected query-id, corpus-id, score and tabs"
-                    )
-                try:
-                    qrels.setdefault(row[0], {})[row[1]] = int(row[2])
-                except ValueError:
-                    raise CorpusError(str(path), line, f"score {row[2]!r}; expected a whole number") from None
-    except (OSError, UnicodeDecodeError) as error:
+        stream = path.open("rb")
+    except (OSError, ValueError) as error:
         splits = ", ".join(sorted(file.stem for file in path.parent.glob("*.tsv"))) or "none"
         raise CorpusError(str(path), 0, f"cannot be read ({error}); splits there are: {splits}") from error
+    qrels: dict[str, dict[str, int]] = {}
+    with stream:
+        for line, raw in lines_of(stream, str(path)):
+            try:
+                row = decoded(line, raw).rstrip("\r\n").split("\t")
+                if row == [""] or (line == 1 and row[0] == "query-id"):
+                    continue
+                if len(row) != 3:
+                    raise InputError(f"{len(row)} fields; expected query-id, corpus-id, score and tabs")
+                grade = _grade(row[2])
+                if qrels.setdefault(row[0], {}).setdefault(row[1], grade) != grade:
+                    raise InputError(f"document {row[1]!r} was judged otherwise before; expected one score for a pair")
+            except InputError as error:
+                raise CorpusError(str(path), line, str(error)) from None
     return qrels
+
+
+def _grade(text: str) -> int:
+    try:
+        grade = int(text)
+    except ValueError:
+        grade = _LARGEST
+    if abs(grade) >= _LARGEST:
+        raise InputError(f"score {text!r:.40}; expected a whole number (below {_LARGEST:,})")
+    return grade
 
 
 def evaluate_retrieval(

@@ -1,8 +1,10 @@
 """The index folder, as a reader sees it (`indexes.writer` makes it).
 
     INDEX/catalogue.sqlite             documents and manifest: the commit point
+    INDEX/catalogue.seal               its SHA-256, while nobody writes
     INDEX/segments/000001.faiss        search structure of the rows of commit 1
     INDEX/segments/000001.raw.npy      their raw vectors, memory-mapped when needed
+    INDEX/segments/000001.rows.npy     their row numbers, where some were deleted before they were merged
     INDEX/segments/000001.whitening.safetensors
     INDEX/staging/                     a build in progress (see `indexes.staging`)
     INDEX/write.lock                   one writer at a time
@@ -14,19 +16,23 @@ one committed state or the next. What no commit lists is swept by the next write
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .catalogue import Catalogue, StoredDocument
 from .errors import IndexCorruptError, InputError
-from .manifest import Manifest
-from .vectors import VectorIndex
+from .files import FileEntry
+from .manifest import Manifest, Segment
+from .stored import StoredVectors
+from .vectors import VectorIndex, check_unit
 
+T = TypeVar("T")
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
@@ -40,6 +46,22 @@ class Found:
 
     document: StoredDocument
     score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    """A segment in memory."""
+
+    segment: Segment
+    index: VectorIndex
+    rows: Int64  # (count,), ascending
+    alive: NDArray[np.bool_] | None  # (count,), or None if all are
+
+    def positions_of(self, rows: Int64) -> Int64:
+        """Where those of some rows are that are in this segment."""
+        places = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
+        found: Int64 = places[self.rows[places] == rows]
+        return found
 
 
 class Bundle:
@@ -58,13 +80,37 @@ class Bundle:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._catalogue = Catalogue(folder)
+        self._loaded: list[_Loaded] = []
         self._generation = -1
         try:
-            with self._catalogue.snapshot() as manifest:
-                self._load(manifest)
+            self.refresh()
         except BaseException:
             self.close()
             raise
+
+    def read(self, what: Callable[[], T]) -> T:
+        """What is read by some function from one committed state, the newest.
+
+        If files are missing because a writer committed the next state meanwhile and swept them away, it is read again.
+
+        Examples
+        --------
+        ``bundle.read(lambda: (bundle.manifest, bundle.search(vectors, 10)))``: both of the same state.
+        """
+        while True:
+            with self._catalogue.snapshot() as manifest:
+                try:
+                    self._load(manifest)
+                    return what()
+                except IndexCorruptError as error:
+                    lost = error
+            with self._catalogue.snapshot() as newest:
+                if newest.generation == manifest.generation:
+                    raise lost
+
+    def refresh(self) -> None:
+        """Load the newest state."""
+        self.read(lambda: None)
 
     def close(self) -> None:
         """Let go of the files."""
@@ -79,12 +125,45 @@ class Bundle:
     def whitening_path(self) -> Path | None:
         """The whitening of this index, verified, or None."""
         entry = self._manifest.whitening_file
-        return None if entry is None else entry.verify(self.folder / "segments")
+        return None if entry is None else self._verified(entry)
+
+    def _verified(self, entry: FileEntry) -> Path:
+        return entry.verify(self.folder / "segments")
 
     def truncated(self) -> int:
         """Number of live documents whose text was longer than the model reads."""
         with self._catalogue.snapshot():
             return self._catalogue.count("truncated = 1")
+
+    def deleted_rows(self) -> Int64:
+        """Rows that have a vector and no document any more, of shape (m,), int64."""
+        with self._catalogue.snapshot():
+            return self._catalogue.deleted_rows()
+
+    def rows_of(self, ids: Sequence[str]) -> dict[str, int]:
+        """The rows of those of some ids that are there."""
+        with self._catalogue.snapshot():
+            return self._catalogue.rows_of(ids)
+
+    def rows_matching(self, expression: str | Mapping[str, Any]) -> Int64:
+        """Rows of the documents that a filter lets through, of shape (m,), int64."""
+        with self._catalogue.snapshot():
+            return self._catalogue.rows_matching(expression)
+
+    def documents(self, rows: Sequence[int]) -> list[StoredDocument]:
+        """The documents of these rows, in this order."""
+        with self._catalogue.snapshot():
+            found = self._catalogue.documents(rows)
+        return [found[row] for row in rows]
+
+    def texts(self, rows: Sequence[int]) -> list[str]:
+        """The texts of the documents of these rows, in this order."""
+        return [document.text for document in self.documents(rows)]
+
+    def live_rows(self) -> Int64:
+        """Rows of all documents, ascending, of shape (n,), int64."""
+        with self._catalogue.snapshot():
+            return self._catalogue.ids()[0]
 
     def bytes_on_disk(self) -> int:
         """Size of the catalogue and of the files that the last commit lists."""
@@ -119,16 +198,61 @@ class Bundle:
         InputError
             If the index was built without raw vectors.
         """
-        with self._catalogue.snapshot() as manifest:
-            rows, ids = self._catalogue.ids()
-        parts = []
-        for segment in manifest.segments:
-            if segment.raw is None:
+
+        def all_of_them() -> tuple[list[str], NDArray[np.floating[Any]]]:
+            _, ids = self._catalogue.ids()
+            stored = self.raw_vectors()
+            if stored is None:
                 raise InputError(f"{self.folder} was built without raw vectors; build it again with raw vectors kept")
-            vectors = np.load(segment.raw.verify(self.folder / "segments"), mmap_mode="r", allow_pickle=False)
-            live = rows[(rows >= segment.first_row) & (rows < segment.first_row + segment.count)] - segment.first_row
-            parts.append(vectors if len(live) == len(vectors) else vectors[live])
-        return ids, parts[0] if len(parts) == 1 else np.concatenate(parts)
+            return ids, stored.whole()
+
+        return self.read(all_of_them)
+
+    def raw_vectors(self, segments: Sequence[Segment] | None = None, dead: Int64 | None = None) -> StoredVectors | None:
+        """The raw vectors of live rows, verified; None if the index keeps none.
+
+        Parameters
+        ----------
+        segments : sequence of Segment, optional
+            Only of these.
+        dead : ndarray of shape (m,), int64, optional
+            Rows to be left out besides those deleted.
+        """
+        parts = []
+        for loaded in self._chosen(segments):
+            raw = loaded.segment.raw
+            if raw is None:
+                return None
+            vectors = _mapped(self._verified(raw), (loaded.segment.count, self.manifest.model["dim"]))
+            parts.append((vectors, *self._alive(loaded, dead)))
+        dtype = parts[0][0].dtype if parts else np.float16
+        return StoredVectors(parts, self.manifest.model["dim"], dtype)
+
+    def searched_vectors(self, segments: Sequence[Segment] | None = None, dead: Int64 | None = None) -> StoredVectors:
+        """The unit rows that are searched, as the structures hold them (8-bit codes decoded); as `raw_vectors`."""
+        parts = []
+        for loaded in self._chosen(segments):
+            parts.append((loaded.index.as_array(), *self._alive(loaded, dead)))
+        return StoredVectors(parts, self.manifest.dim, np.float32)
+
+    def rows(self, segment: Segment, dead: Int64) -> Int64:
+        """The live rows of a segment, without those that are about to be deleted."""
+        (loaded,) = self._chosen([segment])
+        return self._alive(loaded, dead)[1]
+
+    def _chosen(self, segments: Sequence[Segment] | None) -> list[_Loaded]:
+        return [loaded for loaded in self._loaded if segments is None or loaded.segment in segments]
+
+    def _alive(self, loaded: _Loaded, dead: Int64 | None) -> tuple[Int64 | None, Int64]:
+        """Positions of the live rows (None for all), and these rows."""
+        alive = loaded.alive
+        if dead is not None and len(gone := loaded.positions_of(dead)):
+            alive = np.ones(len(loaded.rows), np.bool_) if alive is None else alive.copy()
+            alive[gone] = False
+        if alive is None:
+            return None, loaded.rows
+        positions = np.flatnonzero(alive)
+        return positions, loaded.rows[positions]
 
     def search(
         self, vectors: Float32, k: int, *, filter: str | Mapping[str, Any] | None = None, exact: bool = False
@@ -159,20 +283,23 @@ class Bundle:
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise InputError(f"k={k!r}; expected the number of hits, 1 or more")
-        with self._catalogue.snapshot() as manifest:
-            self._load(manifest)
-            wanted = None if filter is None else self._catalogue.rows_matching(filter)
-            scores, rows = self._nearest(vectors, k + 8, wanted, exact)
-            open_ended = np.arange(len(vectors))
-            while len(open_ended := open_ended[_tied_at_end(scores[open_ended], rows[open_ended], k)]):
-                depth = min(2 * rows.shape[1], manifest.next_row)
-                deeper_scores, deeper_rows = self._nearest(vectors[open_ended], depth, wanted, exact)
-                if deeper_rows.shape[1] <= rows.shape[1]:
-                    break
-                grown = ((0, 0), (0, deeper_rows.shape[1] - rows.shape[1]))
-                scores, rows = np.pad(scores, grown, constant_values=-np.inf), np.pad(rows, grown, constant_values=-1)
-                scores[open_ended], rows[open_ended] = deeper_scores, deeper_rows
-            documents = self._catalogue.documents(np.unique(rows[rows >= 0]).tolist())
+        return self.read(lambda: self._search(vectors, k, filter, exact))
+
+    def _search(
+        self, vectors: Float32, k: int, filter: str | Mapping[str, Any] | None, exact: bool
+    ) -> list[list[Found]]:
+        wanted = None if filter is None else self._catalogue.rows_matching(filter)
+        scores, rows = self._nearest(vectors, k + 8, wanted, exact)
+        open_ended = np.arange(len(vectors))
+        while len(open_ended := open_ended[_tied_at_end(scores[open_ended], rows[open_ended], k)]):
+            depth = min(2 * rows.shape[1], self._manifest.next_row)
+            deeper_scores, deeper_rows = self._nearest(vectors[open_ended], depth, wanted, exact)
+            if deeper_rows.shape[1] <= rows.shape[1]:
+                break
+            grown = ((0, 0), (0, deeper_rows.shape[1] - rows.shape[1]))
+            scores, rows = np.pad(scores, grown, constant_values=-np.inf), np.pad(rows, grown, constant_values=-1)
+            scores[open_ended], rows[open_ended] = deeper_scores, deeper_rows
+        documents = self._catalogue.documents(np.unique(rows[rows >= 0]).tolist())
         return [
             sorted(
                 (
@@ -187,18 +314,16 @@ class Bundle:
 
     def _nearest(self, vectors: Float32, depth: int, wanted: Int64 | None, exact: bool) -> tuple[Float32, Int64]:
         """Rounded scores and rows over all segments, best first; both (q, at most depth)."""
-        all_scores, all_rows = [], []
-        for segment, index, alive in self._segments:
-            allowed = alive
+        check_unit(vectors, self._manifest.dim)
+        all_scores, all_rows = [np.empty((len(vectors), 0))], [np.empty((len(vectors), 0), np.int64)]
+        for loaded in self._loaded:
+            allowed = loaded.alive
             if wanted is not None:
-                allowed = np.zeros(segment.count, np.bool_)
-                allowed[
-                    wanted[(wanted >= segment.first_row) & (wanted < segment.first_row + segment.count)]
-                    - segment.first_row
-                ] = True
-            scores, positions = index.search(vectors, depth, allowed=allowed, exact=exact)
+                allowed = np.zeros(loaded.segment.count, np.bool_)
+                allowed[loaded.positions_of(wanted)] = True
+            scores, positions = loaded.index.search(vectors, depth, allowed=allowed, exact=exact)
             all_scores.append(scores.astype(np.float64).round(DECIMALS))
-            all_rows.append(np.where(positions >= 0, positions + segment.first_row, -1))
+            all_rows.append(np.where(positions >= 0, loaded.rows[positions], -1))
         scores, rows = np.hstack(all_scores), np.hstack(all_rows)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
         return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
@@ -206,23 +331,49 @@ class Bundle:
     def _load(self, manifest: Manifest) -> None:
         if manifest.generation == self._generation:
             return
-        deleted = self._catalogue.deleted_rows()
-        segments, live = [], 0
+        deleted, live = self._catalogue.deleted_rows(), 0
+        before = {loaded.segment: loaded for loaded in self._loaded}
+        now = []
         for segment in manifest.segments:
-            index = VectorIndex.read(segment.vectors.verify(self.folder / "segments"))
-            alive = None
-            dead = deleted[(deleted >= segment.first_row) & (deleted < segment.first_row + segment.count)]
-            if len(dead):
+            if segment in before:
+                index, rows = before[segment].index, before[segment].rows
+            else:
+                index, rows = self._read_segment(segment, manifest.dim)
+            loaded = _Loaded(segment=segment, index=index, rows=rows, alive=None)
+            if len(dead := loaded.positions_of(deleted)):
                 alive = np.ones(segment.count, np.bool_)
-                alive[dead - segment.first_row] = False
-            segments.append((segment, index, alive))
+                alive[dead] = False
+                loaded = dataclasses.replace(loaded, alive=alive)
+            now.append(loaded)
             live += segment.count - len(dead)
         if live != manifest.documents:
             raise IndexCorruptError(
                 f"{self.folder / 'catalogue.sqlite'} lists {manifest.documents:,} documents, but {live:,} vectors are "
                 "not deleted; restore it from a copy or build the index again"
             )
-        self._segments, self._manifest, self._generation = segments, manifest, manifest.generation
+        self._loaded, self._manifest, self._generation = now, manifest, manifest.generation
+
+    def _read_segment(self, segment: Segment, dim: int) -> tuple[VectorIndex, Int64]:
+        index = VectorIndex.read(path := self._verified(segment.vectors))
+        if (index.n, index.dim) != (segment.count, dim):
+            raise IndexCorruptError(
+                f"{path} holds {index.n:,} vectors of {index.dim} columns; expected {segment.count:,} of {dim}"
+            )
+        if segment.rows is None:
+            return index, np.arange(segment.first_row, segment.first_row + segment.count)
+        rows = _mapped(self._verified(segment.rows), (segment.count,))
+        return index, np.array(rows, np.int64)
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
+    """A .npy file, memory-mapped."""
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:  # what a header can bring about
+        raise IndexCorruptError(f"{path} is not an array of numpy ({error})") from error
+    if array.shape != shape:
+        raise IndexCorruptError(f"{path} has shape {array.shape}; expected {shape}")
+    return array
 
 
 def _tied_at_end(scores: NDArray[np.floating[Any]], rows: Int64, k: int) -> NDArray[np.bool_]:

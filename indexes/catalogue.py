@@ -6,7 +6,8 @@ Its tables, all in ``catalogue.sqlite`` (write-ahead log):
     deletions   row INTEGER PRIMARY KEY       rows whose vectors lie in a segment and whose document is gone
     commits     generation INTEGER PRIMARY KEY, manifest (JSON), sha256      the last one counts
 
-A write is one transaction over all three: that is the commit point of an index.
+A write is one transaction over all three: that is the commit point of an index. Between writes
+the file as a whole is held against its checksum (`indexes.seal`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from numpy.typing import NDArray
 from .errors import FilterError, IndexCorruptError, IndexMissingError, IndexUnfinishedError, InputError
 from .filters import parse_filter
 from .manifest import Manifest, checksum
+from .seal import CATALOGUE, check_seal
+from .steps import step
 
 if TYPE_CHECKING:
     from sqlite_utils import Database as Database
@@ -102,7 +105,9 @@ class Catalogue:
     def __init__(self, folder: Path) -> None:
         from sqlite_utils import Database
 
-        self._path = folder / "catalogue.sqlite"
+        self._path = folder / CATALOGUE
+        if self._path.is_symlink():
+            raise IndexCorruptError(f"{self._path} is a link; expected the file itself (a link may lead anywhere)")
         if not self._path.is_file():
             if (folder / "staging").is_dir():
                 raise IndexUnfinishedError(
@@ -110,8 +115,9 @@ class Catalogue:
                 )
             what = "holds no index (no catalogue.sqlite in it)" if folder.is_dir() else "is not a folder"
             raise IndexMissingError(f"{folder} {what}; make one with: retrieval build CORPUS -o {folder}")
+        check_seal(folder)
         self._database = Database(_connect_readonly(self._path))
-        self._lock = threading.RLock()
+        self._lock, self._inside = threading.RLock(), False
         try:
             with self.snapshot():
                 pass
@@ -127,6 +133,8 @@ class Catalogue:
     def snapshot(self) -> Iterator[Manifest]:
         """One committed state: everything read inside belongs together, whatever a writer does meanwhile.
 
+        A snapshot inside another one is the same state.
+
         Raises
         ------
         IndexCorruptError, IndexVersionError
@@ -134,11 +142,16 @@ class Catalogue:
         """
         connection = self._database.conn
         with self._lock:
+            if self._inside:
+                yield self._manifest()
+                return
             with self._sqlite_errors():
                 connection.execute("BEGIN")
+            self._inside = True
             try:
                 yield self._manifest()
             finally:
+                self._inside = False
                 connection.rollback()
 
     def _manifest(self) -> Manifest:
@@ -243,6 +256,19 @@ class Catalogue:
         with self._sqlite_errors():
             return int(self._database.execute(f"SELECT COUNT(*) FROM documents WHERE {condition}").fetchone()[0])
 
+    def check_integrity(self, deep: bool) -> None:
+        """SQLite's own check of its file.
+
+        Raises
+        ------
+        IndexCorruptError
+            With the first thing that SQLite finds.
+        """
+        with self._sqlite_errors():
+            (found,) = self._database.execute(f"PRAGMA {'integrity_check' if deep else 'quick_check'}(1)").fetchone()
+        if found != "ok":
+            raise IndexCorruptError(f"{self._path} is damaged ({found}); {_REMEDY}")
+
     @contextmanager
     def _sqlite_errors(self, *words: str) -> Iterator[None]:
         """What SQLite cannot read is damaged; with words, of the errors of operation only those that hold one."""
@@ -256,14 +282,40 @@ class Catalogue:
             raise IndexCorruptError(f"{self._path} cannot be read ({error}); {_REMEDY}") from error
 
 
+def create_tables(database: Database) -> None:
+    """Make what the tables of a new index are; call it inside ``database.atomic()``."""
+    create_documents(database)
+    database.table("deletions").create({"row": int}, pk="row")
+    database.table("commits").create({"generation": int, "manifest": str, "sha256": str}, pk="generation")
+
+
+def delete_rows(database: Database, rows: Int64) -> None:
+    """Take documents away whose vectors stay for now; call it inside ``database.atomic()``."""
+    wanted = [json.dumps(rows.tolist())]
+    database.execute("INSERT INTO deletions SELECT value FROM json_each(?)", wanted)
+    database.execute("DELETE FROM documents WHERE row IN (SELECT value FROM json_each(?))", wanted)
+    step("documents deleted")
+
+
+def forget_deletions(database: Database, first_row: int) -> None:
+    """Deleted rows from this one on have no vector any more; call it inside ``database.atomic()``."""
+    database.execute("DELETE FROM deletions WHERE row >= ?", [first_row])
+
+
 def write_commit(database: Database, manifest: Manifest) -> None:
     """Put a manifest in the place of the last one; call it inside ``database.atomic()``."""
     text = manifest.to_json()
-    database.table("commits").create(
-        {"generation": int, "manifest": str, "sha256": str}, pk="generation", if_not_exists=True
-    )
     database.execute("DELETE FROM commits")
     database.table("commits").insert({"generation": manifest.generation, "manifest": text, "sha256": checksum(text)})
+    step("commit inserted")
+
+
+def empty_log(database: Database) -> bool:
+    """Move all of the write-ahead log into the catalogue; False if readers were in the way for two seconds."""
+    database.execute("PRAGMA busy_timeout = 2000")
+    (busy, _, _) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    step("log emptied")
+    return not busy
 
 
 def _connect_readonly(path: Path) -> sqlite3.Connection:

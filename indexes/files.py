@@ -8,8 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .errors import IndexCorruptError
 
@@ -23,8 +30,19 @@ class FileEntry:
     bytes: int
     sha256: str
 
-    def verify(self, folder: Path) -> Path:
+    def __post_init__(self) -> None:
+        """A name is a name, not a way out of the folder."""
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ValueError(f"{self.name!r} is not the name of a file of an index")
+
+    def verify(self, folder: Path, *, content: bool = True) -> Path:
         """The path of the file, once it is known to be the one that was committed.
+
+        Parameters
+        ----------
+        folder : Path
+        content : bool, default=True
+            Whether every byte is read; the size is looked at in any case.
 
         Raises
         ------
@@ -32,13 +50,21 @@ class FileEntry:
             If the file is missing, a link, of another size or of another content.
         """
         path = folder / self.name
-        if path.is_symlink() or not path.is_file():
-            raise IndexCorruptError(f"{path} is missing or not a regular file; {_REMEDY}")
-        size = path.stat().st_size
-        if size != self.bytes:
-            raise IndexCorruptError(f"{path} has {size:,} bytes, but {self.bytes:,} were committed; {_REMEDY}")
-        if sha256_of(path) != self.sha256:
-            raise IndexCorruptError(f"{path} is not what was committed (its SHA-256 differs); {_REMEDY}")
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            raise IndexCorruptError(f"{path} is missing; {_REMEDY}") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise IndexCorruptError(f"{path} is not a regular file; {_REMEDY}")
+        if status.st_size != self.bytes:
+            raise IndexCorruptError(
+                f"{path} has {status.st_size:,} bytes, but {self.bytes:,} were committed; {_REMEDY}"
+            )
+        try:
+            if content and sha256_of(path) != self.sha256:
+                raise IndexCorruptError(f"{path} is not what was committed (its SHA-256 differs); {_REMEDY}")
+        except FileNotFoundError:
+            raise IndexCorruptError(f"{path} is missing; {_REMEDY}") from None
         return path
 
 
@@ -68,6 +94,27 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+def write_array(
+    path: Path, role: str, batches: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: Any
+) -> FileEntry:
+    """Write an array as .npy, batch by batch, and fsync it."""
+    header, digest, dtype = np.lib.format, hashlib.sha256(), np.dtype(dtype)
+    with path.open("w+b") as file:
+        header.write_array_header_1_0(
+            file, {"descr": header.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        )
+        file.seek(0)
+        digest.update(file.read())
+        for batch in batches:
+            data = np.ascontiguousarray(batch, dtype).tobytes()
+            digest.update(data)
+            file.write(data)
+        size = file.tell()
+        file.flush()
+        os.fsync(file.fileno())
+    return FileEntry(name=path.name, role=role, bytes=size, sha256=digest.hexdigest())
 
 
 def sync_folder(folder: Path) -> None:

@@ -17,22 +17,36 @@ from typing import Any
 from .errors import IndexCorruptError, IndexVersionError
 from .files import FileEntry
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """Rows first_row .. first_row + count - 1: their search structure and, if kept, their raw vectors."""
+    """Some rows of an index: their search structure and, if kept, their raw vectors.
+
+    Parameters
+    ----------
+    first_row, count : int
+        The first row, and how many there are.
+    factory : str
+        FAISS factory string of the structure.
+    vectors : FileEntry
+    raw : FileEntry or None
+    rows : FileEntry or None
+        The rows, ascending (npy, int64); None where they are first_row, first_row + 1, ...
+    """
 
     first_row: int
     count: int
+    factory: str
     vectors: FileEntry
     raw: FileEntry | None
+    rows: FileEntry | None
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
         """The files of this segment."""
-        return (self.vectors,) if self.raw is None else (self.vectors, self.raw)
+        return tuple(file for file in (self.vectors, self.raw, self.rows) if file is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +66,14 @@ class Manifest:
     model : mapping
         Name, source and fingerprint of the encoder, its raw dim, prompts, token limit.
     whitening : mapping or None
-        dim, beta, gamma, epsilon and the number of fitted vectors.
+        dim, beta, gamma, epsilon, local, n_fitted (vectors), and fitted_below: rows below it were in the fit.
     whitening_file : FileEntry or None
     index : mapping
-        What was asked for, the FAISS factory string, the reason.
+        What was asked for, the FAISS factory string, the reason; a small segment may have a simpler structure.
+    raw : "float16", "float32" or None
+        How raw vectors are kept beside the rows.
     segments : tuple of Segment
+        By first row.
     made_by : mapping
         Library versions and time (UTC).
     format_version : int
@@ -70,6 +87,7 @@ class Manifest:
     whitening: Mapping[str, Any] | None
     whitening_file: FileEntry | None
     index: Mapping[str, Any]
+    raw: str | None
     segments: tuple[Segment, ...]
     made_by: Mapping[str, Any]
     format_version: int = FORMAT_VERSION
@@ -97,17 +115,35 @@ class Manifest:
         """
         if checksum(text) != sha256:
             raise IndexCorruptError("the manifest in catalogue.sqlite is damaged (its SHA-256 differs)")
-        values = json.loads(text)
-        if values["format_version"] > FORMAT_VERSION:
-            raise IndexVersionError(
-                f"the index has format version {values['format_version']}, but this version of sentence-retrieval "
-                f"reads up to {FORMAT_VERSION}; upgrade with: pip install -U sentence-retrieval"
+        try:
+            values = json.loads(text)
+            version = values["format_version"]
+            if version > FORMAT_VERSION:
+                raise IndexVersionError(
+                    f"the index has format version {version}, but this version of sentence-retrieval "
+                    f"reads up to {FORMAT_VERSION}; upgrade with: pip install -U sentence-retrieval"
+                )
+            if version < 2:
+                values = _from_version_1(values)
+            segments = tuple(
+                Segment(**(segment | {name: _entry(segment[name]) for name in ("vectors", "raw", "rows")}))
+                for segment in values["segments"]
             )
-        segments = tuple(
-            Segment(**(segment | {"vectors": FileEntry(**segment["vectors"]), "raw": _entry(segment["raw"])}))
-            for segment in values["segments"]
-        )
-        return cls(**(values | {"segments": segments, "whitening_file": _entry(values["whitening_file"])}))
+            return cls(**(values | {"segments": segments, "whitening_file": _entry(values["whitening_file"])}))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise IndexCorruptError(
+                f"the manifest in catalogue.sqlite does not describe an index ({type(error).__name__}: {error})"
+            ) from error
+
+
+def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had one segment, whose rows count from 0 and whose structure is the index's."""
+    (segment,) = values["segments"]
+    raw, numbers = segment["raw"], segment["count"] * values["model"]["dim"]
+    kept = None if raw is None else "float32" if raw["bytes"] >= 4 * numbers else "float16"
+    whitening = values["whitening"] and values["whitening"] | {"fitted_below": values["whitening"]["n_fitted"]}
+    segment = segment | {"factory": values["index"]["factory"], "rows": None}
+    return values | {"segments": [segment], "raw": kept, "whitening": whitening, "format_version": FORMAT_VERSION}
 
 
 def checksum(text: str) -> str:

@@ -4,8 +4,8 @@
     INDEX/staging/raw.npy             raw vectors, written chunk after chunk; truncated.bin, a byte a vector
     INDEX/staging/progress.json       what is being built, and how many rows of raw.npy are good
 
-Nothing in here is part of the index: readers never look. When a build is started
-again with the same documents and the same plan, it goes on after the last good
+Nothing in here is part of the index: readers never look. When a build (or an addition to an
+index) is started again with the same documents and the same plan, it goes on after the last good
 chunk; chunks are always cut at the same rows, so the result has the same bytes.
 """
 
@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ from .catalogue import DOCUMENT_COLUMNS, create_documents, document_checksum, op
 from .document import Document
 from .errors import IndexUnfinishedError, VectorError
 from .files import FileEntry, sha256_of, sync_folder, write_durably
+from .seal import CATALOGUE
+from .steps import step
 
 if TYPE_CHECKING:
     from .catalogue import Database
@@ -45,27 +47,46 @@ class Staging:
         The staging folder; made if it is not there.
     first_row : int
         The row that the first staged document gets.
+    index : Path, optional
+        The index that the documents are for: which of them it has already is looked up there.
+    replace : bool, default=False
+        Whether a document whose id the index has, with other content, replaces that one.
 
     Attributes
     ----------
     count : int
-        Documents staged.
+        Documents staged: those that get a row and a vector.
+    replaced : int
+        Of these, how many have the id of a document of the index.
+    relabelled : int
+        Documents of the index whose metadata alone is to be another.
+    unchanged : int
+        Documents that the index has just so.
     encoded : int
-        Of these, how many have their raw vector (the first ones).
+        Staged documents that have their raw vector (the first ones).
     """
 
-    def __init__(self, folder: Path, *, first_row: int = 0) -> None:
+    def __init__(self, folder: Path, *, first_row: int = 0, index: Path | None = None, replace: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._first_row = folder, first_row
+        self._folder, self._first_row, self._replace = folder, first_row, replace
         for name in ("documents.sqlite", "documents.sqlite-wal", "documents.sqlite-shm"):
             (folder / name).unlink(missing_ok=True)
         self._database = open_database(folder / "documents.sqlite")
         self._database.execute("PRAGMA synchronous = OFF")  # read again from the corpus by whoever goes on
         create_documents(self._database, source=str, line=int)
         self._database.table("documents").create_index(["text_hash"])
+        # of documents that the index has: what becomes of them
+        self._database.table("met").create(
+            {"id": str, "row": int, "metadata": str, "checksum": bytes, "source": str, "line": int}, pk="id"
+        )
+        self._database.table("superseded").create({"row": int}, pk="row")
+        self._has_index = index is not None
+        if index is not None:
+            self._database.execute("ATTACH DATABASE ? AS catalogue", [str(index / CATALOGUE)])
         self._digest = hashlib.sha256()
         self._copies: dict[str, int] = {}  # of the ids made from texts that came more than once
         self.count, self.encoded = 0, 0
+        self.replaced, self.relabelled, self.unchanged = 0, 0, 0
         self._plan: dict[str, Any] = {}
 
     def add(
@@ -81,8 +102,8 @@ class Staging:
         Parameters
         ----------
         on_duplicate : callable
-            Called with (document, source, line, reason) when an id was seen before; if it returns,
-            the document is left out.
+            Called with (document, source, line, reason) when an id was seen before, or the index has it with
+            other content and nothing is to be replaced; if it returns, the document is left out.
         """
         batch: list[tuple[Document, str, int]] = []
         for record in records:
@@ -97,40 +118,91 @@ class Staging:
     ) -> None:
         hashes = [text_hash(document.text) for document, _, _ in batch]
         ids = [document.doc_id or _made_id(hashed) for (document, _, _), hashed in zip(batch, hashes, strict=True)]
-        seen = self._seen(ids)
-        rows = []
+        seen, known = self._seen(ids), self._known(ids)
+        rows, met, superseded = [], [], []
         for (document, source, line), hashed, doc_id in zip(batch, hashes, ids, strict=True):
             if document.doc_id is None:
-                doc_id = self._free_id(doc_id, seen)
+                doc_id = self._free_id(doc_id, hashed, seen, known)
             elif doc_id in seen:
                 before, at = seen[doc_id]
                 on_duplicate(
                     document, source, line, f"id {doc_id!r} was used before, at {before}:{at}; ids must differ"
                 )
                 continue
+            metadata = document.metadata_json()
+            if doc_id in known:
+                old = known[doc_id]
+                same_text, same_metadata = old.text_hash == hashed, _same_json(old.metadata, metadata)
+                if not (self._replace or (same_text and same_metadata)):
+                    other = "metadata" if same_text else "text"
+                    reason = f"id {doc_id!r} is in the index already, with another {other}; upsert would replace it"
+                    on_duplicate(document, source, line, reason)
+                    continue
+                if same_text:
+                    check = document_checksum(old.row, doc_id, metadata, hashed)
+                    change = (None, None) if same_metadata else (metadata, check)
+                    met.append((doc_id, old.row, *change, source, line))
+                    seen[doc_id] = (source, line)
+                    self.unchanged += same_metadata
+                    self.relabelled += not same_metadata
+                    continue
+                superseded.append((old.row,))
+                self.replaced += 1
             seen[doc_id] = (source, line)
-            row, metadata = self._first_row + self.count, document.metadata_json()
+            row = self._first_row + self.count
             check = document_checksum(row, doc_id, metadata, hashed)
             rows.append((row, doc_id, document.text, metadata, hashed, 0, check, source, line))
             self._digest.update(check)
             self.count += 1
-        if rows:
-            with self._database.atomic():
-                self._database.conn.executemany(f"INSERT INTO documents VALUES ({','.join('?' * len(rows[0]))})", rows)
+        with self._database.atomic():
+            for table, values in (("documents", rows), ("met", met), ("superseded", superseded)):
+                if values:
+                    places = ",".join("?" * len(values[0]))
+                    self._database.conn.executemany(f"INSERT INTO {table} VALUES ({places})", values)
+        step("documents staged")
 
-    def _free_id(self, made: str, seen: Mapping[str, tuple[str, int]]) -> str:
+    def _free_id(self, made: str, hashed: bytes, seen: Mapping[str, tuple[str, int]], known: dict[str, _Known]) -> str:
         """The id made from a text, or its first copy that is free: the user's own ids may look like ours."""
-        doc_id = made
-        while doc_id in seen or (doc_id != made and self._seen([doc_id])):
+        doc_id, taken = made, made in seen
+        while taken or (doc_id in known and known[doc_id].text_hash != hashed):
             self._copies[made] = self._copies.get(made, 1) + 1
             doc_id = f"{made}:{self._copies[made]}"
+            taken = doc_id in seen or bool(self._seen([doc_id]))
+            known.update(self._known([doc_id]))
         return doc_id
 
     def _seen(self, ids: list[str]) -> dict[str, tuple[str, int]]:
+        wanted = json.dumps(ids)
         found = self._database.execute(
-            f"SELECT id, source, line FROM documents WHERE id IN ({','.join('?' * len(ids))})", ids
+            "SELECT id, source, line FROM documents WHERE id IN (SELECT value FROM json_each(?)) "
+            "UNION ALL SELECT id, source, line FROM met WHERE id IN (SELECT value FROM json_each(?))",
+            [wanted, wanted],
         )
         return {doc_id: (source, line) for doc_id, source, line in found}
+
+    def _known(self, ids: list[str]) -> dict[str, _Known]:
+        """Those of some ids that the index has."""
+        if not self._has_index:
+            return {}
+        found = self._database.execute(
+            "SELECT id, row, text_hash, metadata FROM catalogue.documents WHERE id IN (SELECT value FROM json_each(?))",
+            [json.dumps(ids)],
+        )
+        return {doc_id: _Known(row, hashed, metadata) for doc_id, row, hashed, metadata in found}
+
+    def superseded(self) -> NDArray[np.int64]:
+        """Rows of the index whose documents are replaced by staged ones, ascending."""
+        return self._rows("SELECT row FROM superseded ORDER BY row")
+
+    def absent(self) -> NDArray[np.int64]:
+        """Rows of the index whose ids have not come, ascending."""
+        return self._rows(
+            "SELECT row FROM catalogue.documents WHERE id NOT IN (SELECT id FROM main.documents) "
+            "AND id NOT IN (SELECT id FROM met) ORDER BY row"
+        )
+
+    def _rows(self, sql: str) -> NDArray[np.int64]:
+        return np.array([row for (row,) in self._database.execute(sql)], np.int64)
 
     def begin_vectors(self, dim: int, dtype: str, plan: Mapping[str, Any], *, drop_others: bool = True) -> None:
         """Make room for the raw vectors, or find those of an interrupted build again.
@@ -153,7 +225,10 @@ class Staging:
             If there are such vectors, and they may not.
         """
         self._dim, self._dtype = dim, np.dtype(dtype)
-        wanted = {"plan": dict(plan), "dim": dim, "dtype": dtype, "documents": self._digest.hexdigest()}
+        wanted = {
+            "plan": dict(plan), "dim": dim, "dtype": dtype, "first_row": self._first_row,
+            "documents": self._digest.hexdigest(),
+        }  # fmt: skip
         self._plan = json.loads(json.dumps(wanted))  # as it is read back: no tuples
         header = np.lib.format
         with (self._folder / "header.tmp").open("wb") as file:
@@ -164,8 +239,9 @@ class Staging:
         self.encoded, others = self._progress()
         if others and not drop_others:
             raise IndexUnfinishedError(
-                f"{self._folder.parent} holds an interrupted build of other documents or another model ({others:,} "
-                f"vectors are done); run that build again to finish it, or remove {self._folder.parent} to begin afresh"
+                f"{self._folder.parent} holds an interrupted build or addition of other documents or another model "
+                f"({others:,} vectors are done); run that one again to finish it, or throw those away with fresh=True "
+                "(--fresh)"
             )
         if self.encoded:
             os.truncate(self._raw, self._position(self.encoded))
@@ -178,7 +254,7 @@ class Staging:
 
     @property
     def has_vectors(self) -> bool:
-        """Whether there are vectors, of this build or of one that was interrupted, that would be lost by `discard`."""
+        """Whether there are vectors, of this build or an interrupted one, that would be lost with the folder."""
         return self.encoded > 0 or (self._folder / "progress.json").exists()
 
     @property
@@ -197,8 +273,8 @@ class Staging:
         try:
             note = dict(json.loads((self._folder / "progress.json").read_text()))
             encoded, sums = int(note.pop("encoded")), note.pop("sha256")
-            if note != self._plan:
-                return 0, encoded
+            if note != self._plan:  # and if rows were given away since, it was committed or can never be
+                return 0, encoded if note.get("first_row", 0) == self._first_row else 0
             self._sums = (_sum_of(self._raw, self._position(encoded)), _sum_of(self._flags, encoded))
         except (OSError, ValueError, KeyError, TypeError, OverflowError):
             return 0, 0
@@ -261,11 +337,13 @@ class Staging:
         rows[~inside], flags[~inside] = self.raw()[self._sources[~inside]], self.truncated()[self._sources[~inside]]
         _write_at(self._raw, self._position(self.encoded), rows.tobytes())
         _write_at(self._flags, self.encoded, flags.tobytes())
+        step("vectors written")
         self._sums[0].update(rows.tobytes())
         self._sums[1].update(flags.tobytes())
         self.encoded += len(rows)
         note = self._plan | {"encoded": self.encoded, "sha256": [made.hexdigest() for made in self._sums]}
         write_durably(self._folder / "progress.json", json.dumps(note).encode())
+        step("chunk noted")
 
     def texts(self, positions: Sequence[int]) -> list[str]:
         """The texts of staged documents, by their position (ascending)."""
@@ -285,8 +363,8 @@ class Staging:
         """Which texts so far were longer than the model reads, of shape (encoded,), bool."""
         return np.fromfile(self._flags, np.bool_, self.encoded) if self.encoded else np.empty(0, np.bool_)
 
-    def publish_raw(self, path: Path, role: str) -> FileEntry:
-        """Give the finished raw vectors a second name in the index; the first one stays until `discard`."""
+    def publish_raw(self, path: Path) -> FileEntry:
+        """Give the finished raw vectors a second name in the index; the first one stays until `leave`."""
         path.unlink(missing_ok=True)
         try:
             os.link(self._raw, path)
@@ -294,14 +372,19 @@ class Staging:
             shutil.copyfile(self._raw, path)
             with path.open("r+b") as file:
                 os.fsync(file.fileno())
-        return FileEntry(name=path.name, role=role, bytes=path.stat().st_size, sha256=sha256_of(path))
+        return FileEntry(name=path.name, role="raw", bytes=path.stat().st_size, sha256=sha256_of(path))
 
     def publish_documents(self, database: Database) -> None:
-        """Copy the staged documents into a catalogue that has them attached as ``staged`` (see `attach`)."""
+        """Copy what is staged into a catalogue that has it attached as ``staged`` (see `attach`)."""
+        database.execute(
+            "UPDATE documents SET metadata = met.metadata, checksum = met.checksum FROM staged.met AS met "
+            "WHERE met.row = documents.row AND met.metadata IS NOT NULL"
+        )
         columns = ", ".join(DOCUMENT_COLUMNS)
         database.execute(f"INSERT INTO documents ({columns}) SELECT {columns} FROM staged.documents ORDER BY row")
         cut = (np.flatnonzero(self.truncated()) + self._first_row).tolist()
         database.conn.executemany("UPDATE documents SET truncated = 1 WHERE row = ?", ((row,) for row in cut))
+        step("documents inserted")
 
     def attach(self, database: Database) -> None:
         """Make the staged documents readable from a catalogue's connection; not inside a transaction."""
@@ -312,10 +395,35 @@ class Staging:
         """Let go of the files; the build can go on later."""
         self._database.conn.close()
 
-    def discard(self) -> None:
-        """Remove everything staged."""
+    def leave(self, *, done: bool = False) -> None:
+        """Let go of the files, and remove them unless they hold vectors that are still wanted.
+
+        Parameters
+        ----------
+        done : bool, default=False
+            Whether what was staged here is committed. Vectors of an interrupted build that these
+            documents have nothing to do with stay in any case.
+        """
         self.close()
-        shutil.rmtree(self._folder)
+        if self._folder.exists() and ((done and self.encoded) or not self.has_vectors):
+            shutil.rmtree(self._folder)
+
+
+class _Known(NamedTuple):
+    """A document that the index has."""
+
+    row: int
+    text_hash: bytes
+    metadata: str
+
+
+def _same_json(one: str, other: str) -> bool:
+    """Whether two metadata say the same; the order of keys says nothing."""
+    return one == other or _sorted(one) == _sorted(other)
+
+
+def _sorted(metadata: str) -> str:
+    return json.dumps(json.loads(metadata), sort_keys=True)
 
 
 def _made_id(hashed_text: bytes) -> str:

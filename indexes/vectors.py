@@ -181,7 +181,7 @@ class VectorIndex:
         index = check_factory(factory, dim)
         _tune(index)
         if not index.is_trained:
-            rows = _unit(sample(), dim)
+            rows = check_unit(sample(), dim)
             try:
                 index.train(rows)
             except RuntimeError as error:
@@ -191,7 +191,7 @@ class VectorIndex:
                 ) from error
         try:
             for batch in batches:
-                index.add(_unit(batch, dim))
+                index.add(check_unit(batch, dim))
         except RuntimeError as error:
             raise InputError(f"index={factory!r} cannot take rows: {_reason(error)}; try Flat") from error
         return cls(index)
@@ -258,7 +258,7 @@ class VectorIndex:
             If a query is not finite or not of length one.
         """
         faiss = _faiss()
-        queries = _unit(queries, self.dim)
+        queries = check_unit(queries, self.dim)
         k = min(k, self.n)
         share = 1.0 if allowed is None or self.n == 0 else float(allowed.mean())
         if k == 0 or share == 0.0 or not len(queries):
@@ -285,6 +285,13 @@ class VectorIndex:
             scores[short], positions[short] = self.search(queries[short], k, allowed=allowed, exact=True)
         return scores, positions
 
+    def as_array(self) -> DecodedRows:
+        """The rows as unit rows, decoded from their codes when they are asked for by position."""
+        ivf = _faiss().try_extract_index_ivf(self._index)
+        if ivf is not None:
+            ivf.make_direct_map()
+        return DecodedRows(self._index)
+
     def _scan(self, queries: Float32, k: int, positions: Int64) -> tuple[Float32, Int64]:
         """The best of these positions by decoding them: for structures that know no selector."""
         best = np.full((len(queries), k), -np.inf, np.float32)
@@ -300,6 +307,21 @@ class VectorIndex:
             order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
             best, where = np.take_along_axis(scores, order, 1), np.take_along_axis(places, order, 1)
         return best, where
+
+
+class DecodedRows:
+    """The rows of a FAISS index, read like an array of shape (n, dim), float32."""
+
+    def __init__(self, index: Any) -> None:
+        self._index = index
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    def __getitem__(self, positions: Int64) -> Float32:
+        rows: Float32 = self._index.reconstruct_batch(np.asarray(positions, np.int64))
+        unit: Float32 = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return unit
 
 
 def linear_transform(kernel: Float32, bias: Float32) -> Any:
@@ -361,7 +383,14 @@ def _plan(index: Any, k: int, selector: Any, share: float, exact: bool) -> tuple
     return index, selector and faiss.SearchParameters(sel=selector)
 
 
-def _unit(rows: Float32, dim: int) -> Float32:
+def check_unit(rows: Float32, dim: int) -> Float32:
+    """The rows, contiguous and in float32, once they are known to be unit rows of this dim.
+
+    Raises
+    ------
+    VectorError
+        If the shape is another one, or a row is not finite or not of length one.
+    """
     if rows.ndim != 2 or rows.shape[1] != dim:
         raise VectorError(f"vectors have shape {rows.shape}, but this index holds dim {dim}; expected (n, {dim})")
     lengths = np.einsum("nd,nd->n", rows, rows)

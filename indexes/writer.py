@@ -1,153 +1,296 @@
-"""How an index folder comes to be: lock, stage, write, commit.
+"""How an index folder comes to be and changes: lock, stage, write files, commit.
 
 Files are written and fsynced first; then one SQLite transaction lists them together with
-the documents (`indexes.bundle` shows the folder). What no commit lists is removed by the next
-writer; what is not ours is never touched.
+what it does to the documents (`indexes.bundle` shows the folder). What no commit lists is removed
+by the next writer; what is not ours is never touched.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import logging
 import re
 import shutil
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .catalogue import Catalogue, create_documents, open_database, write_commit
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle
+from .catalogue import (
+    Catalogue,
+    create_tables,
+    delete_rows,
+    empty_log,
+    forget_deletions,
+    open_database,
+    write_commit,
+)
 from .errors import IndexError_, IndexExistsError, IndexMissingError, IndexUnfinishedError
-from .files import FileEntry, sync_folder, write_durably
+from .files import FileEntry, sync_folder, write_array, write_durably
 from .lock import write_lock
 from .manifest import Manifest, Segment
+from .seal import CATALOGUE, break_seal, seal
 from .staging import Staging
+from .steps import step
 from .vectors import VectorIndex
+
+logger = logging.getLogger(__name__)
+
+Int64 = NDArray[np.int64]
+NO_ROWS: Int64 = np.empty(0, np.int64)
 
 
 class BundleWriter:
     """The one writer of an index folder, from lock to commit; use it in a ``with`` block.
 
-    Leaving the block by an error keeps what was staged, so that the same build can go on;
+    Leaving the block by an error keeps what was staged, so that the same work can go on;
     one that came before any vector was made leaves nothing behind.
 
     Parameters
     ----------
     folder : Path
-        A path where nothing is yet, an empty folder, or one with an interrupted build.
+        For a new index: a path where nothing is yet, an empty folder, or one with an interrupted build.
+    bundle : Bundle, optional
+        The index in `folder`, if it is to be changed; it is brought up to date under the lock.
+    replace : bool, default=False
+        See `Staging`.
+    fresh : bool, default=False
+        Throw away what an interrupted build or addition has staged.
+
+    Attributes
+    ----------
+    staging : Staging
+        Made when it is first asked for.
 
     Raises
     ------
     IndexExistsError
-        If there is an index, or something else, already.
+        If there is an index, or something else, where a new one is to be.
     IndexLockedError
         If another process is writing.
     """
 
-    staging: Staging
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, bundle: Bundle | None = None, *, replace: bool = False, fresh: bool = False
+    ) -> None:
+        self.folder, self._bundle, self._replace, self._fresh = folder, bundle, replace, fresh
         self._stack = ExitStack()
 
+    @property
+    def _before(self) -> Manifest | None:
+        return None if self._bundle is None else self._bundle.manifest
+
+    @property
+    def _generation(self) -> int:
+        return 1 if self._before is None else self._before.generation + 1
+
     def __enter__(self) -> BundleWriter:
-        if (self.folder.exists() or self.folder.is_symlink()) and not self.folder.is_dir():
-            raise IndexExistsError(f"{self.folder} is a file; expected a path where nothing is yet")
         self._made = not self.folder.exists()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if foreign := _foreign(self.folder):
-            raise IndexExistsError(
-                f"{self.folder} holds other things ({foreign[0]}, ...); choose a new path for the index"
-            )
+        if self._bundle is None:
+            self._prepare_folder()
         self._stack.enter_context(write_lock(self.folder))
         try:
-            if _is_committed(self.folder):
-                raise IndexExistsError(f"{self.folder} is an index already; remove it first or choose another path")
-            if (self.folder / "segments").exists() and not (self.folder / "staging").exists():
-                raise IndexExistsError(f"{self.folder} holds a part of an index; choose a new path for the index")
-            self.staging = Staging(self.folder / "staging")
+            step("locked")
+            if self._bundle is None:
+                self._check_no_index()
+            else:
+                self._bundle.refresh()
+            self._sweep()
+            if self._fresh:
+                shutil.rmtree(self.folder / "staging", ignore_errors=True)
         except BaseException:
             self._stack.close()
             raise
         return self
 
+    def _prepare_folder(self) -> None:
+        if (self.folder.exists() or self.folder.is_symlink()) and not self.folder.is_dir():
+            raise IndexExistsError(f"{self.folder} is a file; expected a path where nothing is yet")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if foreign := _foreign(self.folder):
+            raise IndexExistsError(
+                f"{self.folder} holds other things ({foreign[0]}, ...); choose a new path for the index"
+            )
+
+    def _check_no_index(self) -> None:
+        if _is_committed(self.folder):
+            raise IndexExistsError(f"{self.folder} is an index already; remove it first or choose another path")
+        if (self.folder / "segments").exists() and not (self.folder / "staging").exists():
+            raise IndexExistsError(f"{self.folder} holds a part of an index; choose a new path for the index")
+
+    def _sweep(self) -> None:
+        """Remove what no commit lists: of a write that did not come about, or of the state before the last."""
+        listed = {file.name for file in self._before.files} if self._before is not None else set()
+        for path in (self.folder / "segments").glob("*"):
+            if path.name not in listed and _OURS.fullmatch(f"segments/{path.name}"):
+                path.unlink()
+        step("swept")
+
+    @cached_property
+    def staging(self) -> Staging:
+        """Where documents and their raw vectors wait for the commit."""
+        folder = self.folder / "staging"
+        if self._before is None:
+            return Staging(folder)
+        return Staging(folder, first_row=self._before.next_row, index=self.folder, replace=self._replace)
+
+    def write_segment(
+        self, index: VectorIndex, factory: str, rows: Int64, raw: Callable[[Path], FileEntry] | None
+    ) -> Segment:
+        """Write the files of a new segment, durably; no reader sees them before the commit.
+
+        Parameters
+        ----------
+        index : VectorIndex
+        factory : str
+            What `index` was made by.
+        rows : ndarray of shape (n,), int64
+            The index's row of each vector, ascending.
+        raw : callable, optional
+            Writes the raw vectors to a path, durably; None keeps none.
+        """
+        stem = self._new_path("")
+        size, sha256 = index.write(path := stem.with_suffix(".faiss"))
+        vectors = FileEntry(name=path.name, role="vectors", bytes=size, sha256=sha256)
+        step("segment written")
+        rows_file = None
+        if len(rows) != rows[-1] - rows[0] + 1:
+            rows_file = write_array(stem.with_suffix(".rows.npy"), "rows", [rows], rows.shape, np.int64)
+            step("rows written")
+        raw_file = None if raw is None else raw(stem.with_suffix(".raw.npy"))
+        step("raw written")
+        return Segment(
+            first_row=int(rows[0]), count=len(rows), factory=factory, vectors=vectors, raw=raw_file, rows=rows_file
+        )
+
+    def write_whitening(self, data: bytes) -> FileEntry:
+        """Write the file of a new whitening, durably."""
+        path = self._new_path(".whitening.safetensors")
+        write_durably(path, data)
+        step("whitening written")
+        return FileEntry(name=path.name, role="whitening", bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    def _new_path(self, suffix: str) -> Path:
+        (self.folder / "segments").mkdir(exist_ok=True)
+        return self.folder / "segments" / f"{self._generation:06d}{suffix}"
+
     def commit(
         self,
-        index: VectorIndex,
+        segments: Sequence[Segment],
         *,
-        model: Mapping[str, Any],
-        whitening: tuple[Mapping[str, Any], bytes] | None,
-        choice: Mapping[str, Any],
-        keep_raw: bool,
         made_by: Mapping[str, Any],
+        dead: Int64 = NO_ROWS,
+        vacuum: bool = False,
+        **changed: Any,
     ) -> Manifest:
-        """Make the staged documents and their vectors the first state of the index; what was staged is removed."""
-        segments = self.folder / "segments"
-        if segments.exists():  # of a commit that did not come about
-            shutil.rmtree(segments)
-        segments.mkdir()
-        name = f"{1:06d}"
-        size, sha256 = index.write(segments / f"{name}.faiss")
-        vectors = FileEntry(name=f"{name}.faiss", role="vectors", bytes=size, sha256=sha256)
-        raw = self.staging.publish_raw(segments / f"{name}.raw.npy", "raw") if keep_raw else None
-        parameters, whitening_file = None, None
-        if whitening is not None:
-            parameters, data = whitening
-            path = segments / f"{name}.whitening.safetensors"
-            write_durably(path, data)
-            whitening_file = FileEntry(
-                name=path.name, role="whitening", bytes=len(data), sha256=hashlib.sha256(data).hexdigest()
-            )
-        sync_folder(segments)
+        """Make the next state of the index: what is staged comes in, what is dead goes, in one transaction.
+
+        Parameters
+        ----------
+        segments : sequence of Segment
+            All of the new state, by first row. A new one takes the place of the last ones of the state before.
+        made_by : mapping
+            See `Manifest`.
+        dead : ndarray of shape (m,), int64
+            Rows whose documents go.
+        vacuum : bool, default=False
+            Give the space of what was deleted back to the disk.
+        **changed
+            Other fields of the manifest that are to differ from the state before: ``dim``, ``model``, ``whitening``,
+            ``whitening_file``, ``index``; all of them for a new index.
+        """
+        before = self._before
+        staged = self.staging if "staging" in self.__dict__ else None
+        count = 0 if staged is None else staged.count
+        fields: dict[str, Any] = {
+            "generation": self._generation,
+            "documents": (0 if before is None else before.documents) - len(dead) + count,
+            "next_row": (0 if before is None else before.next_row) + count,
+            "segments": tuple(segments),
+            "made_by": made_by,
+        } | changed
+        manifest = Manifest(**fields) if before is None else dataclasses.replace(before, **fields)
+        if (self.folder / "segments").exists():
+            sync_folder(self.folder / "segments")
         sync_folder(self.folder)
-        manifest = Manifest(
-            generation=1,
-            documents=self.staging.count,
-            next_row=self.staging.count,
-            dim=index.dim,
-            model=model,
-            whitening=parameters,
-            whitening_file=whitening_file,
-            index=choice,
-            segments=(Segment(first_row=0, count=self.staging.count, vectors=vectors, raw=raw),),
-            made_by=made_by,
-        )
-        database = open_database(self.folder / "catalogue.sqlite")
+        step("folder synced")
+        break_seal(self.folder)
+        database = open_database(self.folder / CATALOGUE)
         try:
-            self.staging.attach(database)
+            if staged is not None:
+                staged.attach(database)
             with database.atomic():
-                create_documents(database)
-                database.table("deletions").create({"row": int}, pk="row")
-                self.staging.publish_documents(database)
+                if before is None:
+                    create_tables(database)
+                delete_rows(database, dead)
+                if gone := [old.first_row for old in before.segments if old not in segments] if before else []:
+                    forget_deletions(database, min(gone))
+                if staged is not None:
+                    staged.publish_documents(database)
                 write_commit(database, manifest)
         finally:
             database.conn.close()
-        self.staging.discard()
+        step("committed")
+        try:
+            self._finish(vacuum)
+        except (OSError, sqlite3.Error) as error:
+            logger.warning(
+                "%s: the change is committed, but what is left over could not be removed (%s); the next write does it",
+                self.folder,
+                error,
+            )
         return manifest
+
+    def _finish(self, vacuum: bool) -> None:
+        """Put the house in order behind a commit; if this is not reached, the next writer does it."""
+        if "staging" in self.__dict__:
+            self.staging.leave(done=True)
+            step("staging removed")
+        if self._bundle is not None:
+            self._bundle.refresh()
+            self._sweep()
+            step("files removed")
+        database = open_database(self.folder / CATALOGUE)
+        try:
+            if vacuum:
+                database.execute("VACUUM")
+                step("vacuumed")
+            emptied = empty_log(database)
+        finally:
+            database.conn.close()
+        if emptied:
+            seal(self.folder)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        useless = error is not None and not self.staging.has_vectors
-        if useless:
-            committed = _is_committed(self.folder)
-            self.staging.discard()
-            if not committed:  # left by another plan, whose vectors are gone
-                shutil.rmtree(self.folder / "segments", ignore_errors=True)
-                for path in self.folder.glob("catalogue.sqlite*"):
-                    path.unlink()
+        unborn = error is not None and self._bundle is None and not _is_committed(self.folder)
+        if "staging" in self.__dict__:
+            self.staging.leave()
+        if unborn and not (self.folder / "staging").exists():
+            # left by another plan, whose vectors are gone
+            shutil.rmtree(self.folder / "segments", ignore_errors=True)
+            for path in self.folder.glob("catalogue.*"):
+                path.unlink()
             (self.folder / "write.lock").unlink(missing_ok=True)  # while it is held, or it may be another's
-        else:
-            self.staging.close()
+            self._stack.close()
+            if self._made:
+                with suppress(OSError):  # the next writer is here already
+                    self.folder.rmdir()
         self._stack.close()
-        if useless and self._made:
-            with suppress(OSError):  # the next writer is here already
-                self.folder.rmdir()
 
 
 _FOLDERS = ("segments", "staging")
 _OURS = re.compile(
-    r"write\.lock(\.json)?|catalogue\.sqlite(-wal|-shm)?|segments(/\d{6}\.[^/]+)?"
+    r"write\.lock(\.json)?|catalogue\.(sqlite(-wal|-shm|-journal)?|seal(\.tmp)?)|segments(/\d{6,}\.[^/]+)?"
     r"|staging(/(documents\.sqlite(-wal|-shm)?|raw\.npy|truncated\.bin|header\.tmp|progress\.json(\.tmp)?))?"
 )
 

@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import chain
+from os import PathLike, fspath
 from pathlib import Path
 from typing import IO, Any, Final, Literal, NoReturn, TypeAlias
 
@@ -88,7 +89,7 @@ def read_corpus(
     2 Document(doc_id='007', text='A spy.', metadata={'year': '1953'})
     """
     if format is not None and format not in READERS:
-        raise CorpusError(str(path), 0, f"format is {format!r}; expected one of {', '.join(READERS)}")
+        raise CorpusError(_shown(path), 0, f"format is {format!r}; expected one of {', '.join(READERS)}")
     if str(path) == "-":
         if sys.stdin is None or sys.stdin.closed:
             raise CorpusError("<stdin>", 0, "standard input is closed; pipe a corpus in or name a file")
@@ -96,29 +97,44 @@ def read_corpus(
         yield from records_of(reader(sys.stdin.buffer, "<stdin>", fields), "<stdin>", fields, on_reject)
         return
     try:
-        file = _corpus_of_folder(Path(path), format) if Path(path).is_dir() else Path(path)
+        file = file_of(path, format)
         stream = open_stream(file)
     except (OSError, ValueError) as error:
         if isinstance(error, CorpusError):
             raise
         problem = getattr(error, "strerror", None) or error
-        raise CorpusError(str(path), 0, f"cannot be opened ({problem}); expected a file or a BEIR folder") from None
+        raise CorpusError(_shown(path), 0, f"cannot be opened ({problem}); expected a file or a BEIR folder") from None
     with stream:
-        reader = READERS[format or _format_of(file)]
-        yield from records_of(reader(stream, str(file), fields), str(file), fields, on_reject)
+        reader, source = READERS[format or _format_of(file)], _shown(file)
+        yield from records_of(reader(stream, source, fields), source, fields, on_reject)
 
 
 # ---- path -> file and format
 
 
-def _corpus_of_folder(folder: Path, format: str | None) -> Path:
+def file_of(path: str | PathLike[str], format: str | None = None) -> Path:
+    """The file that is read for a path: itself, or the corpus of a BEIR folder.
+
+    Raises
+    ------
+    CorpusError
+        If the folder holds no corpus, or another format than BEIR is asked for.
+    """
+    place = Path("/dev/stdin" if str(path) == "-" else path)
+    if not place.is_dir():
+        return place
     if format not in (None, "beir"):
-        raise CorpusError(str(folder), 0, f"is a folder; expected a {format} file, or leave the format out for BEIR")
+        raise CorpusError(_shown(path), 0, f"is a folder; expected a {format} file, or leave the format out for BEIR")
     names = ["corpus.jsonl", "corpus.jsonl.gz", "corpus.jsonl.zst"]
     for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise CorpusError(str(folder), 0, f"is a folder without {', '.join(names)}; expected a file or a BEIR folder")
+        if (place / name).is_file():
+            return place / name
+    raise CorpusError(_shown(path), 0, f"is a folder without {', '.join(names)}; expected a file or a BEIR folder")
+
+
+def _shown(path: str | PathLike[str]) -> str:
+    """A path as text that UTF-8 can write, whatever bytes the name has: it is stored and printed with each record."""
+    return fspath(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _format_of(file: Path) -> str:
@@ -126,7 +142,7 @@ def _format_of(file: Path) -> str:
     if suffix in SUFFIXES:
         return SUFFIXES[suffix]
     expected = f"{' '.join(SUFFIXES)}, also with .gz or .zst behind it, or a format ({', '.join(READERS)})"
-    raise CorpusError(str(file), 0, f"suffix {suffix!r} says no format; expected {expected}")
+    raise CorpusError(_shown(file), 0, f"suffix {suffix!r} says no format; expected {expected}")
 
 
 # ---- lines -> rows

@@ -10,7 +10,7 @@ evaluating all take it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
@@ -20,28 +20,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.bundle import Bundle
+from indexes.checks import Check
 from indexes.document import Document
 from indexes.errors import InputError
-from indexes.vectors import Choice, VectorIndex, check_factory, choose, free_memory
 from indexes.writer import BundleWriter
 
+from . import changes, exports
+from .changes import Changes
 from .corpora import Fields, Format
+from .drift import drift_of
 from .encoder import Encoder, Model, Role, find_model, load_encoder
-from .halves import choose_whitening
 from .hit import Hit, hits_of
 from .intake import Corpus, stage_corpus
+from .making import (
+    LONGER,
+    WhiteningChoice,
+    auto_dim,
+    check_whitening,
+    dim_after,
+    encode_staged,
+    fitted,
+    index_rows,
+    structure,
+    whiten,
+)  # fmt: skip
 from .models import DEFAULT_MODEL, ModelFiles, compare
-from .moments import Float32, Moments, unit_rows
-from .progress import Advance, progress_bar
-from .provenance import made_by, model_record, whitening_record
+from .moments import Float32
+from .provenance import made_by, model_record, whitening_fields
 from .records import DEFAULT_FIELDS
+from .verify import verify
 from .whitening import Whitening
 
 logger = logging.getLogger(__name__)
-
-BATCH = 8192  # rows that are whitened and added together; fixed, so that a build gives the same bytes again
-_LONGER = "%s longer than %s tokens: %s; what is beyond was not read"
-TRAINING_ROWS = 262_144  # evenly spaced rows that lists and codebooks are trained on
 
 
 class Engine:
@@ -63,8 +73,8 @@ class Engine:
         self._bundle = bundle
         self._model = encoder
         self._encoder: Encoder | None = None
-        path = bundle.whitening_path
-        self.whitening = None if path is None else Whitening.load(path)
+        self._whitening: tuple[object, Whitening | None] = (None, None)
+        self.whitening  # noqa: B018  # loaded now, so that damage is found when an index is opened
 
     @classmethod
     def build(
@@ -74,13 +84,14 @@ class Engine:
         *,
         model: Model = DEFAULT_MODEL,
         prompts: Mapping[str, str] | None = None,
-        whitening: Whitening | int | Literal["auto"] | None = "auto",
+        whitening: WhiteningChoice = "auto",
         index: str = "auto",
         raw: Literal["float16", "float32"] | None = "float16",
         format: Format | None = None,
         fields: Fields = DEFAULT_FIELDS,
         on_error: Literal["fail", "skip"] = "fail",
         rejects: str | PathLike[str] | None = None,
+        fresh: bool = False,
         progress: bool = False,
     ) -> Engine:
         """Make an index over a corpus, in one commit, and open it.
@@ -112,6 +123,8 @@ class Engine:
             "skip" leaves bad records out, counts them, and writes them to `rejects`.
         rejects : path, optional
             JSON Lines file of the records left out: source, line, reason, raw.
+        fresh : bool, default=False
+            Throw away what an interrupted build of other documents or another model has done.
         progress : bool, default=False
             Bars on standard error, if that is a terminal.
 
@@ -129,12 +142,10 @@ class Engine:
         folder, kept = Path(path), raw or "float16"
         if kept not in ("float16", "float32"):
             raise InputError(f"raw={raw!r}; expected 'float16', 'float32' or None")
-        if isinstance(whitening, bool) or not isinstance(whitening, Whitening | int | None) and whitening != "auto":
-            raise InputError(f"whitening={whitening!r}; expected a Whitening, a number of columns, 'auto' or None")
-        if rejects is not None and folder.resolve() in Path(rejects).resolve().parents:
-            raise InputError(f"{fspath(rejects)} lies in the index folder; give another place for the rejects")
+        check_whitening(whitening, "auto")
+        _check_rejects(rejects, folder)
         found = find_model(model)
-        with BundleWriter(folder) as writer:
+        with BundleWriter(folder, fresh=fresh) as writer:
             staging = writer.staging
             stage_corpus(
                 staging, corpus, format=format, fields=fields, on_error=on_error, rejects=rejects, progress=progress
@@ -142,44 +153,24 @@ class Engine:
             encoder = load_encoder(found, prompts=prompts)
             n, d = staging.count, encoder.dim
             whitening = auto_dim(n, d) if whitening == "auto" else whitening
-            dim = _dim_after(whitening, d)
-            choice = choose(n, dim, free_memory()) if index == "auto" else Choice(factory=index, reason="as asked for")
-            check_factory(choice.factory, dim, n)
+            dim = dim_after(whitening, d)
+            choice = structure(index, n, dim)
             logger.info("index %s: %s", choice.factory, choice.reason)
-            staging.begin_vectors(d, kept, _plan(encoder), drop_others=False)
-            if staging.encoded:
-                logger.info("going on with an interrupted build at document %s", f"{staging.encoded:,}")
-            with progress_bar("encoding", n, progress) as advance:
-                advance(done := staging.encoded)
-                for texts in staging.chunks():
-                    staging.put(*encoder.encode(texts))
-                    advance(staging.encoded - done)
-                    done = staging.encoded
-            if cut := int(staging.truncated().sum()):
-                logger.info(_LONGER, "documents", encoder.max_tokens, f"{cut:,}")
+            encode_staged(staging, encoder, kept, progress)
 
             vectors = staging.raw()  # (n, d)
-            if isinstance(whitening, int):
-                with progress_bar("whitening", n, progress) as advance:
-                    moments = Moments.of(_batches(vectors, advance), local=True)
-                whitening = choose_whitening(moments, vectors, staging.texts, encoder, dim)
-            elif whitening is not None and not whitening.is_fitted:
-                with progress_bar("whitening", n, progress) as advance:
-                    whitening = whitening.unfitted().fit(_batches(vectors, advance))  # the caller's stays as it is
-            with progress_bar("indexing", n, progress) as advance:
-                rows = VectorIndex.build(
-                    choice.factory,
-                    dim,
-                    lambda: _whiten(_sample(vectors, TRAINING_ROWS), whitening),
-                    (_whiten(batch, whitening) for batch in _batches(vectors, advance)),
-                )
+            foreign = isinstance(whitening, Whitening) and whitening.is_fitted
+            fit = fitted(whitening, vectors, staging.texts, lambda: encoder, progress)
+            rows = index_rows(choice, vectors, fit, dim, progress)  # (n, dim)
+            segment = writer.write_segment(rows, choice.factory, np.arange(n), staging.publish_raw if raw else None)
             writer.commit(
-                rows,
+                [segment],
                 model=model_record(encoder),
-                whitening=None if whitening is None else (whitening_record(whitening), whitening.to_bytes()),
-                choice={"requested": index, "factory": choice.factory, "reason": choice.reason},
-                keep_raw=raw is not None,
+                dim=dim,
+                index={"requested": index, "factory": choice.factory, "reason": choice.reason},
+                raw=raw,
                 made_by=made_by(),
+                **whitening_fields(fit, writer.write_whitening, fitted_below=0 if foreign else n),
             )
         return cls(Bundle(folder), encoder)
 
@@ -227,7 +218,7 @@ class Engine:
         Parameters
         ----------
         query_or_queries : str, sequence of str, or ndarray of shape (q, dim)
-            An array holds unit rows as `embed` gives them.
+            An array holds unit rows as `embed` gives them; after a `rebuild` embed again.
         k : int, default=10
             Fewer come back where there are fewer.
         filter : str or mapping, optional
@@ -251,10 +242,13 @@ class Engine:
         if isinstance(query_or_queries, str):
             return self.search([query_or_queries], k, filter=filter, exact=exact)[0]
         if isinstance(query_or_queries, np.ndarray):
-            vectors = query_or_queries
+            found = self._bundle.search(query_or_queries, k, filter=filter, exact=exact)
         else:
-            vectors = self.embed(query_or_queries, role="query")
-        return [hits_of(found) for found in self._bundle.search(vectors, k, filter=filter, exact=exact)]
+            raw = self._encode(query_or_queries, "query")  # (q, d)
+            found = self._bundle.read(
+                lambda: self._bundle.search(whiten(raw, self.whitening), k, filter=filter, exact=exact)
+            )
+        return [hits_of(of_query) for of_query in found]
 
     def embed(self, texts: Sequence[str], role: Role = "document") -> Float32:
         """Unit rows of shape (n, dim), float32: encoded, then whitened as this index is.
@@ -266,13 +260,216 @@ class Engine:
         FingerprintError
             If the model at hand is not the one that made this index.
         """
+        return whiten(self._encode(texts, role), self.whitening)
+
+    def _encode(self, texts: Sequence[str], role: Role) -> Float32:
         for i, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 raise InputError(f"{role} {i + 1} is {text!r}; expected some words")
         vectors, truncated = self.encoder.encode(texts, role)
         if role == "query" and truncated.any():
-            logger.warning(_LONGER, "queries", self.encoder.max_tokens, f"{int(truncated.sum()):,}")
-        return _whiten(vectors, self.whitening)
+            logger.warning(LONGER, "queries", self.encoder.max_tokens, f"{int(truncated.sum()):,}")
+        return vectors
+
+    @property
+    def whitening(self) -> Whitening | None:
+        """The whitening of the newest state."""
+
+        def current() -> Whitening | None:
+            entry = self._bundle.manifest.whitening_file
+            if entry != self._whitening[0]:
+                path = self._bundle.whitening_path
+                self._whitening = (entry, None if path is None else Whitening.load(path))
+            return self._whitening[1]
+
+        return self._bundle.read(current)
+
+    def add(
+        self,
+        corpus: Corpus,
+        *,
+        format: Format | None = None,
+        fields: Fields = DEFAULT_FIELDS,
+        on_error: Literal["fail", "skip"] = "fail",
+        rejects: str | PathLike[str] | None = None,
+        fresh: bool = False,
+        progress: bool = False,
+    ) -> Changes:
+        """Add documents, in one commit; the whitening stays as it was fitted.
+
+        A document that the index has just so is left as it is and counted, so that the same call can be made again.
+        An interrupted addition goes on where it was when the same call is made again.
+
+        Parameters
+        ----------
+        corpus, format, fields, on_error, rejects, progress
+            See `build`.
+        fresh : bool, default=False
+            Throw away what an interrupted addition of other documents has done.
+
+        Returns
+        -------
+        Changes
+
+        Raises
+        ------
+        DuplicateIdError
+            If the index has one of the ids with another text or other metadata.
+        CorpusError, FingerprintError, IndexLockedError, IndexUnfinishedError
+            See `indexes.errors`; the index is as it was.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> engine = Engine.build([("a", "the red fox")], pathlib.Path(tempfile.mkdtemp()) / "i", model="hash:8")
+        >>> engine.add([("a", "the red fox"), ("b", "a blue whale")])
+        Changes(added=1, replaced=0, relabelled=0, unchanged=1, deleted=0, missing=0)
+        """
+        return self._put(
+            corpus, replace=False, prune=False, format=format, fields=fields, on_error=on_error, rejects=rejects,
+            fresh=fresh, progress=progress,
+        )  # fmt: skip
+
+    def upsert(
+        self,
+        corpus: Corpus,
+        *,
+        prune: bool = False,
+        format: Format | None = None,
+        fields: Fields = DEFAULT_FIELDS,
+        on_error: Literal["fail", "skip"] = "fail",
+        rejects: str | PathLike[str] | None = None,
+        fresh: bool = False,
+        progress: bool = False,
+    ) -> Changes:
+        """Add documents, and put them in the place of those with the same ids, in one commit.
+
+        Only texts that are new or another are encoded; a change of metadata is noted without.
+
+        Parameters
+        ----------
+        corpus
+            See `build`.
+        prune : bool, default=False
+            Delete the documents whose ids the corpus does not hold: the index becomes the corpus.
+        format, fields, on_error, rejects, fresh, progress
+            See `add`.
+
+        Returns
+        -------
+        Changes
+
+        Raises
+        ------
+        CorpusError, FingerprintError, IndexLockedError, IndexUnfinishedError
+            See `indexes.errors`; the index is as it was.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> engine = Engine.build([("a", "red"), ("b", "blue")], pathlib.Path(tempfile.mkdtemp()) / "i", model="hash:8")
+        >>> print(engine.upsert([("a", "crimson"), ("c", "green")], prune=True))
+        1 added, 1 replaced, 1 deleted
+        """
+        return self._put(
+            corpus, replace=True, prune=prune, format=format, fields=fields, on_error=on_error, rejects=rejects,
+            fresh=fresh, progress=progress,
+        )  # fmt: skip
+
+    def _put(self, corpus: Corpus, *, rejects: str | PathLike[str] | None, **how: Any) -> Changes:
+        _check_rejects(rejects, self._bundle.folder)
+        return changes.put_documents(
+            self._bundle, lambda: self.encoder, lambda: self.whitening, corpus, rejects=rejects, **how
+        )
+
+    def delete(self, ids: Sequence[str] | None = None, *, filter: str | Mapping[str, Any] | None = None) -> Changes:
+        """Delete the documents of some ids, or those that a filter lets through, in one commit.
+
+        Ids that are not there are counted as missing and named in a warning: what was asked for holds already.
+        The rows stay in their segment, unseen, until `compact` (or an addition that takes the segment in).
+
+        Returns
+        -------
+        Changes
+
+        Raises
+        ------
+        InputError, FilterError, IndexLockedError
+            See `indexes.errors`.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> engine = Engine.build([("a", "red"), ("b", "blue")], pathlib.Path(tempfile.mkdtemp()) / "i", model="hash:8")
+        >>> engine.delete(["b"]).deleted, len(engine)
+        (1, 1)
+        """
+        return changes.delete_documents(self._bundle, ids, filter)
+
+    def compact(self, *, progress: bool = False) -> None:
+        """Merge all segments into one without deleted rows, and give the space back to the disk, in one commit.
+
+        Nothing is encoded and the whitening stays. Where raw vectors are kept, the result is that of a build over
+        the live documents with this whitening; else 8-bit codes are decoded and made again.
+        """
+        changes.compact(self._bundle, lambda: self.whitening, progress)
+
+    def rebuild(
+        self,
+        *,
+        whitening: WhiteningChoice | Literal["same"] = "same",
+        index: str | None = None,
+        progress: bool = False,
+    ) -> None:
+        """Fit the whitening on all documents anew and index them, from the stored raw vectors, in one commit.
+
+        Parameters
+        ----------
+        whitening : Whitening, int, "auto", "same" or None, default="same"
+            "same" fits again with the same parameters; the others as in `build`. Only a number of columns and "auto"
+            need the model, for a few hundred halves of texts.
+        index : str, optional
+            Another FAISS factory string, or "auto"; by default what was asked for before.
+        progress : bool, default=False
+
+        Raises
+        ------
+        InputError
+            If the index keeps no raw vectors or holds no document, or the whitening or structure cannot be made.
+        """
+        changes.rebuild(self._bundle, lambda: self.encoder, whitening=whitening, index=index, progress=progress)
+
+    def verify(self, *, deep: bool = False) -> list[Check]:
+        """Look whether everything is as it was committed; a list of what was looked at, each with its problem or None.
+
+        Parameters
+        ----------
+        deep : bool, default=False
+            Read every byte: checksums of all files and documents, SQLite's own check, and whether the vectors
+            that are searched are those of the raw ones.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> engine = Engine.build([("a", "red"), ("b", "blue")], pathlib.Path(tempfile.mkdtemp()) / "i", model="hash:8")
+        >>> [check.name for check in engine.verify(deep=True) if check.problem]
+        []
+        """
+        return verify(self._bundle.folder, deep=deep)
+
+    def export(
+        self,
+        path: str | PathLike[str],
+        *,
+        format: exports.ExportFormat = "jsonl",
+        vectors: exports.Which = "whitened",
+        filter: str | Mapping[str, Any] | None = None,
+        progress: bool = False,
+    ) -> int:
+        """Write documents or vectors to a file that others read; see `retrieval.exports.export`."""
+        return exports.export(
+            self._bundle, self.whitening, path, format=format, vectors=vectors, filter=filter, progress=progress
+        )
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of these ids, in this order.
@@ -317,20 +514,25 @@ class Engine:
         (2, 'Flat')
         """
         manifest = self._bundle.manifest
-        raw = {segment.raw is not None for segment in manifest.segments}
+        dead, whitening = len(self._bundle.deleted_rows()), None
+        if manifest.whitening is not None:
+            whitening = {name: value for name, value in manifest.whitening.items() if name != "fitted_below"}
         return {
             "path": str(self._bundle.folder),
             "documents": manifest.documents,
+            "deleted": dead,
+            "segments": len(manifest.segments),
             "truncated": self._bundle.truncated(),
             "dim": manifest.dim,
             "model": manifest.model["name"],
             "model_source": manifest.model["source"],
             "model_dim": manifest.model["dim"],
             "fingerprint": dict(manifest.model["fingerprint"]),
-            "whitening": None if manifest.whitening is None else dict(manifest.whitening),
+            "whitening": whitening,
             "index": manifest.index["factory"],
             "index_reason": manifest.index["reason"],
-            "raw_vectors": raw == {True},
+            "raw_vectors": manifest.raw,
+            "drift": drift_of(self._bundle, self.whitening),
             "bytes": self._bundle.bytes_on_disk(),
             "generation": manifest.generation,
             "format_version": manifest.format_version,
@@ -358,50 +560,6 @@ class Engine:
         self.close()
 
 
-def auto_dim(n: int, d: int) -> int | None:
-    """Columns of d that a new index of n documents keeps when nothing was asked for: half of them.
-
-    None where the documents are too few (under two for each column) to tell directions from chance.
-    """
-    if n < 2 * d:
-        logger.info("no whitening: %s documents are fewer than two for each of %s columns", f"{n:,}", d)
-        return None
-    return max(1, d // 2)
-
-
-def _plan(encoder: Encoder) -> dict[str, Any]:
-    """What decides the raw vectors of documents: an interrupted build goes on only with the same."""
-    parts = {name: value for name, value in encoder.fingerprint.items() if name != "prompts"}
-    return {"model": parts, "prompt": encoder.prompts.get("document", "")}
-
-
-def _dim_after(whitening: Whitening | int | None, d: int) -> int:
-    """Columns that are left of d, known before anything is fitted."""
-    if whitening is None:
-        return d
-    if isinstance(whitening, int):
-        whitening = Whitening(whitening)
-    if whitening.is_fitted and len(whitening.mean_) != d:
-        raise InputError(
-            f"the whitening was fitted on {len(whitening.mean_)} columns, but the model's vectors have {d}"
-        )
-    k = whitening.dim or d
-    if k > d:
-        raise InputError(f"dim={k} but the model's vectors have {d} columns; expected dim <= {d}")
-    return k
-
-
-def _whiten(raw: NDArray[np.floating[Any]], whitening: Whitening | None) -> Float32:
-    return unit_rows(raw) if whitening is None else whitening.transform(raw)
-
-
-def _batches(vectors: NDArray[np.floating[Any]], advance: Advance) -> Iterator[NDArray[np.floating[Any]]]:
-    for start in range(0, len(vectors), BATCH):
-        batch = vectors[start : start + BATCH]
-        yield batch
-        advance(len(batch))
-
-
-def _sample(vectors: NDArray[np.floating[Any]], size: int) -> NDArray[np.floating[Any]]:
-    """At most `size` rows, evenly spaced."""
-    return vectors[np.linspace(0, len(vectors) - 1, min(size, len(vectors))).astype(np.int64)]
+def _check_rejects(rejects: str | PathLike[str] | None, folder: Path) -> None:
+    if rejects is not None and folder.resolve() in Path(rejects).resolve().parents:
+        raise InputError(f"{fspath(rejects)} lies in the index folder; give another place for the rejects")

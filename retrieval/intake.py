@@ -19,9 +19,10 @@ from indexes.document import Document
 from indexes.errors import DuplicateIdError, InputError
 from indexes.staging import Staging
 
-from .corpora import Fields, Format, read_corpus, read_records
+from .corpora import Fields, Format, file_of, read_corpus, read_records
 from .progress import progress_bar
 from .records import OnReject, Record, Reject
+from .streams import written_aside
 
 logger = logging.getLogger(__name__)
 
@@ -63,17 +64,13 @@ def stage_corpus(
         raise InputError(f"{fspath(rejects)} is the corpus itself; give another file for the rejects")
     rejected = 0
     with ExitStack() as stack:
-        # subtle: under another name until all is read, so that a build that fails overwrites no older rejects
-        aside = None if rejects is None else Path(fspath(rejects) + ".tmp")
-        file = None if aside is None else stack.enter_context(aside.open("w", encoding="utf-8"))
-        if aside is not None:
-            stack.callback(aside.unlink, missing_ok=True)
+        file = None if rejects is None else stack.enter_context(written_aside(Path(rejects)))
 
         def reject(bad: Reject) -> None:
             nonlocal rejected
             rejected += 1
             if file is not None:
-                file.write(json.dumps(asdict(bad), ensure_ascii=False) + "\n")
+                file.write(json.dumps(asdict(bad), ensure_ascii=False).encode() + b"\n")
 
         def duplicate(document: Document, source: str, line: int, reason: str) -> None:
             if on_error == "fail":
@@ -84,16 +81,14 @@ def stage_corpus(
         advance = stack.enter_context(progress_bar("reading", None, progress))
         records = _records(corpus, format, fields, reject if on_error == "skip" else None)
         staging.add(_counted(((r.document, r.source, r.line) for r in records), advance), duplicate)
-        if file is not None and aside is not None and rejects is not None:
-            file.close()
-            aside.replace(rejects)
     if rejected:
         kept = "rejects=FILE (--rejects FILE) would keep them" if rejects is None else f"they are in {fspath(rejects)}"
         logger.warning("records left out: %s; %s", f"{rejected:,}", kept)
-    if not staging.count:
+    read = staging.count + staging.relabelled + staging.unchanged
+    if not read:
         why = f"all {rejected:,} records were rejected" if rejected else "it is empty"
         raise InputError(f"there is no document in the corpus: {why}; expected at least one")
-    logger.info("%s documents read", f"{staging.count:,}")
+    logger.info("%s documents read", f"{read:,}")
 
 
 def _records(corpus: Corpus, format: Format | None, fields: Fields, on_reject: OnReject | None) -> Iterator[Record]:
@@ -113,10 +108,10 @@ def _paths(corpus: Corpus) -> list[str | PathLike[str]]:
     return []
 
 
-def _same_file(one: Path, other: str | PathLike[str]) -> bool:
+def _same_file(rejects: Path, corpus: str | PathLike[str]) -> bool:
     try:
-        return one.samefile(other)
-    except OSError:
+        return rejects.samefile(file_of(corpus))
+    except (OSError, ValueError):  # one of them is not there; who reads it says so
         return False
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
+
+from indexes.files import FileEntry
 
 from .encoder import Encoder
 from .whitening import Whitening
@@ -23,9 +26,23 @@ def model_record(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def whitening_record(whitening: Whitening) -> dict[str, Any]:
-    """The parameters of a fitted whitening."""
-    return whitening.parameters | {"n_fitted": whitening.n_fitted_}
+def whitening_fields(
+    whitening: Whitening | None, write: Callable[[bytes], FileEntry], *, fitted_below: int
+) -> dict[str, Any]:
+    """The fields of a manifest that tell of a whitening, once its file is written.
+
+    Parameters
+    ----------
+    whitening : fitted Whitening or None
+    write : callable
+        Writes the file (`BundleWriter.write_whitening`).
+    fitted_below : int
+        Rows below this number were in the fit.
+    """
+    if whitening is None:
+        return {"whitening": None, "whitening_file": None}
+    record = whitening.parameters | {"n_fitted": whitening.n_fitted_, "fitted_below": fitted_below}
+    return {"whitening": record, "whitening_file": write(whitening.to_bytes())}
 
 
 def made_by() -> dict[str, str]:

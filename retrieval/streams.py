@@ -1,4 +1,4 @@
-"""Files as bytes and lines: compression undone, damage told from the disk's faults.
+"""Files as bytes and lines: compression undone, damage told from the disk's faults; files written aside until whole.
 
 Leaves out what stands in a line (`retrieval.corpora`).
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 import gzip
 import importlib
 import io
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn, TypeAlias
 
@@ -132,6 +134,28 @@ def decoded(number: int, raw: bytes) -> str:
             "convert the file, such as with: iconv -f LATIN1 -t UTF-8"
         ) from None
     return text.removeprefix("\ufeff") if number == 1 else text
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes its name when the block is left without an error; else the name is what it was.
+
+    What is there and no regular file (/dev/null, a pipe) is written as it is; a link stays, and leads to the new file.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with aside.open("xb") as file:  # never over a file of somebody else's
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 OPENERS: Final[Mapping[str, Callable[[Path], IO[bytes]]]] = {".gz": _open_gzip, ".zst": _open_zstd}

@@ -5,8 +5,8 @@ Not a conftest: import what you need, ``from storage import build``.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+import json
 import random
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from indexes.bundle import Bundle
 from indexes.document import Document
-from indexes.manifest import Manifest, checksum
+from indexes.manifest import checksum
 from indexes.staging import Staging
 from indexes.vectors import VectorIndex
 from indexes.writer import BundleWriter
@@ -130,32 +130,37 @@ def build(
         asked = encode_staged(staging, embed)
         vectors = staging.raw().astype(np.float32)
         index = VectorIndex.build(factory, dim, lambda: vectors, [vectors])
+        publish = staging.publish_raw if keep_raw else None
+        segment = writer.write_segment(index, factory, np.arange(staging.count), publish)
+        parameters, data = (None, None) if whitening is None else whitening
         writer.commit(
-            index,
+            [segment],
             model={"name": "a test", "dim": dim},
-            whitening=whitening,
-            choice={"requested": factory, "factory": factory, "reason": "as asked for"},
-            keep_raw=keep_raw,
+            dim=dim,
+            whitening=parameters,
+            whitening_file=None if data is None else writer.write_whitening(data),
+            index={"requested": factory, "factory": factory, "reason": "as asked for"},
+            raw=dtype if keep_raw else None,
             made_by={"numpy": "2"},
         )
     return [text for texts in asked for text in texts]
 
 
 def delete(folder: Path, ids: Iterable[str]) -> int:
-    """Delete documents as a writer does it, in one transaction; the new generation."""
+    """Delete documents in one commit; the new generation."""
+    with closing(Bundle(folder)) as bundle, BundleWriter(folder, bundle) as writer:
+        rows = np.array(sorted(bundle.rows_of(list(ids)).values()), np.int64)
+        return writer.commit(bundle.manifest.segments, dead=rows, made_by={"numpy": "2"}).generation
+
+
+def rewrite_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Alter a manifest as a stranger could who knows about checksums; the seal goes, as it would not fit any more."""
     with closing(sqlite3.connect(folder / "catalogue.sqlite")) as db, db:
-        db.execute("BEGIN IMMEDIATE")
-        old = Manifest.from_json(*db.execute("SELECT manifest, sha256 FROM commits").fetchone())
-        gone = 0
-        for doc_id in ids:
-            db.execute("INSERT INTO deletions SELECT row FROM documents WHERE id = ?", [doc_id])
-            gone += db.execute("DELETE FROM documents WHERE id = ?", [doc_id]).rowcount
-        new = dataclasses.replace(old, generation=old.generation + 1, documents=old.documents - gone)
-        text = new.to_json()
-        db.execute(
-            "UPDATE commits SET generation = ?, manifest = ?, sha256 = ?", [new.generation, text, checksum(text)]
-        )
-    return new.generation
+        values = json.loads(db.execute("SELECT manifest FROM commits").fetchone()[0])
+        change(values)
+        text = json.dumps(values)
+        db.execute("UPDATE commits SET manifest = ?, sha256 = ?", [text, checksum(text)])
+    (folder / "catalogue.seal").unlink(missing_ok=True)
 
 
 def nearest(documents: Sequence[Document], query: Float32, k: int, embed: Embed = cell) -> list[tuple[str, float]]:

@@ -188,7 +188,7 @@ def test_raw_vectors_are_kept_unless_told_not_to(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored, HashEncoder(16).encode(corpus).vectors.astype(np.float16))
     without = Engine.build(corpus, tmp_path / "without", model="hash:16", raw=None)
     assert not list((tmp_path / "without" / "segments").glob("*.raw.npy"))
-    assert (kept.info()["raw_vectors"], without.info()["raw_vectors"]) == (True, False)
+    assert (kept.info()["raw_vectors"], without.info()["raw_vectors"]) == ("float16", None)
     assert kept.search(corpus[0]) == without.search(corpus[0])
     full = Engine.build(corpus, tmp_path / "full", model="hash:16", raw="float32")
     cosines = (
@@ -274,7 +274,7 @@ def test_other_documents_do_not_throw_an_interrupted_build_away(
     other = Counting()
     corpus = list(dict.fromkeys(texts(300, seed=8)))
     with pytest.raises(
-        IndexUnfinishedError, match=r"an interrupted build of other documents .* \(128 vectors are done\)"
+        IndexUnfinishedError, match=r"an interrupted build or addition of other documents .* \(128 vectors are done\)"
     ):
         Engine.build(corpus, tmp_path / "i", model=other)
     assert other.asked == []

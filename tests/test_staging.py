@@ -484,9 +484,9 @@ def test_published_vectors_outlive_the_staging(tmp_path: Path) -> None:
     with closing(stage(tmp_path / "s", TEXTS)) as staging:
         encode_staged(staging)
         raw, _ = stored(tmp_path / "s")
-        staging.publish_raw(tmp_path / "out.npy", "raw")
-        entry = staging.publish_raw(tmp_path / "out.npy", "raw")  # again: the commit did not come about
-        staging.discard()
+        staging.publish_raw(tmp_path / "out.npy")
+        entry = staging.publish_raw(tmp_path / "out.npy")  # again: the commit did not come about
+        staging.leave(done=True)
     assert not (tmp_path / "s").exists()
     assert (tmp_path / "out.npy").read_bytes() == raw
     assert (entry.name, entry.role, entry.bytes, entry.sha256) == (
@@ -506,7 +506,7 @@ def test_vectors_are_copied_where_there_are_no_hard_links(tmp_path: Path, monkey
     with closing(stage(tmp_path / "s", TEXTS)) as staging:
         encode_staged(staging)
         (tmp_path / "out.npy").write_bytes(b"of a commit that did not come about")
-        entry = staging.publish_raw(tmp_path / "out.npy", "raw")
+        entry = staging.publish_raw(tmp_path / "out.npy")
         assert entry.verify(tmp_path).read_bytes() == (tmp_path / "s" / "raw.npy").read_bytes()
 
 

@@ -1,0 +1,112 @@
+"""Whether an index folder is what was committed: every file, every document, and that they fit together.
+
+Unlike opening, which stops at the first fault, this looks at everything that can still be looked at.
+Leaves out what only a whitening could tell (`retrieval.verify`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle
+from .catalogue import Catalogue
+from .errors import IndexCorruptError, RetrievalError
+from .manifest import Manifest
+from .seal import CATALOGUE
+
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was looked at.
+
+    Parameters
+    ----------
+    name : str
+        A file of the index, or what else was held against what.
+    problem : str or None
+        What is wrong and what to do; None if nothing is.
+    """
+
+    name: str
+    problem: str | None
+
+
+def check(name: str, look: Callable[[], object]) -> Check:
+    """The outcome of a function that raises what is wrong."""
+    try:
+        look()
+    except RetrievalError as error:
+        return Check(name=name, problem=str(error))
+    return Check(name=name, problem=None)
+
+
+def check_folder(folder: Path, *, deep: bool) -> list[Check]:
+    """Look at an index folder.
+
+    Parameters
+    ----------
+    folder : Path
+    deep : bool
+        Read every byte; else sizes, and how rows and documents fit together.
+
+    Raises
+    ------
+    IndexMissingError, IndexUnfinishedError, IndexVersionError
+        If there is no index that could be looked at.
+    """
+    try:
+        catalogue = Catalogue(folder)
+    except IndexCorruptError as error:
+        return [Check(name=CATALOGUE, problem=str(error))]
+    try:
+        with catalogue.snapshot() as manifest:
+            checks = [
+                check(CATALOGUE, lambda: catalogue.check_integrity(deep)),
+                check("rows and documents", lambda: _check_rows(folder, catalogue, manifest)),
+            ]
+            for file in manifest.files:
+                checks.append(check(file.name, partial(file.verify, folder / "segments", content=deep)))
+            if deep:
+                checks.append(check("documents", lambda: _check_documents(catalogue)))
+            if all(each.problem is None for each in checks):
+                checks.append(check("segments", lambda: Bundle(folder).close()))
+            return checks
+    finally:
+        catalogue.close()
+
+
+def _check_rows(folder: Path, catalogue: Catalogue, manifest: Manifest) -> None:
+    """Each row of a segment is a document or deleted, never both, and each document has its vector."""
+    rows, deleted = catalogue.ids()[0], np.sort(catalogue.deleted_rows())
+    parts = [np.empty(0, np.int64)]
+    for segment in manifest.segments:
+        if segment.rows is None:
+            parts.append(np.arange(segment.first_row, segment.first_row + segment.count))
+        else:
+            parts.append(np.load(segment.rows.verify(folder / "segments"), allow_pickle=False))
+    vectors = np.concatenate(parts)
+    problem = None
+    if len(rows) != manifest.documents:
+        problem = f"{len(rows):,} documents are there, but {manifest.documents:,} were committed"
+    elif len(both := np.intersect1d(rows, deleted)):
+        problem = f"row {both[0]} is deleted and has a document"
+    elif not np.array_equal(np.sort(np.concatenate([rows, deleted])), vectors):
+        problem = "the documents and the deleted rows are not those of the segments"
+    elif len(vectors) and vectors[-1] >= manifest.next_row:
+        problem = f"row {vectors[-1]} was never given; the next one is {manifest.next_row}"
+    if problem:
+        raise IndexCorruptError(f"{folder / CATALOGUE}: {problem}; restore it from a copy or build the index again")
+
+
+def _check_documents(catalogue: Catalogue) -> None:
+    rows = catalogue.ids()[0]
+    for start in range(0, len(rows), 1024):
+        catalogue.documents(rows[start : start + 1024].tolist())

@@ -1,0 +1,225 @@
+"""The commands that read: query, info, verify, export, export-model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from indexes.errors import CorpusError, IndexCorruptError, InputError
+
+from .cli_write import FORMATS, INDEX, MODEL, QUIET
+from .console import say
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .output import Answer
+    from .records import Fields
+
+QUERIES_AT_ONCE = 256
+
+
+@click.command()
+@INDEX
+@click.argument("text", required=False)
+@click.option(
+    "-i", "--input", "queries", metavar="FILE", help="File of queries (JSONL, CSV, TSV or text), - for standard input."
+)
+@click.option("--input-format", type=click.Choice(FORMATS), help="Format of FILE.  [default: by its suffix]")
+@click.option("--id-field", help="Field of a query's id in FILE.  [default: _id or id; else its line]")
+@click.option("--text-field", multiple=True, help="Field of a query's text in FILE.  [default: title and text]")
+@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Number of hits.")
+@click.option(
+    "--filter", "expression", metavar="EXPR", help="Metadata filter: \"kind = 'class' AND year >= 1990\" or JSON."
+)
+@click.option("--exact", is_flag=True, help="Look at every vector, whatever the index.")
+@MODEL
+@click.option(
+    "--format", "format_", type=click.Choice(["table", "json", "jsonl", "trec"]), default="table", show_default=True
+)
+@QUIET
+def query(
+    index_path: str, text: str | None, queries: str | None, input_format: Any, id_field: str | None,
+    text_field: tuple[str, ...], k: int, expression: str | None, exact: bool, model: str | None, format_: str,
+    quiet: bool,
+) -> None:  # fmt: skip
+    """Find the documents nearest in meaning to TEXT.
+
+    TEXT may be - for standard input, a query a line; -i reads queries from a file.
+    """
+    if text == "-":
+        text, queries = None, "-" if queries is None else queries
+    if (text is None) == (queries is None):
+        raise click.UsageError("give either TEXT or -i FILE")
+    say(quiet)
+    from indexes.filters import parse_filter
+
+    from .engine import Engine
+    from .output import WRITERS
+    from .records import Fields
+
+    if expression is not None:
+        parse_filter(expression)  # a slip is told before the model is loaded
+    with Engine.open(index_path, model=model) as engine:
+        engine.encoder  # noqa: B018  # loaded now, so that its time is not taken for a query's
+        fields = Fields(doc_id=id_field, text=text_field)
+        try:
+            WRITERS[format_](_answers(engine, _queries(text, queries, fields, input_format), k, expression, exact))
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader of our output has gone, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.command()
+@INDEX
+@click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def info(index_path: str, format_: str) -> None:
+    """Say what an index is: model, size, structure."""
+    from .engine import Engine
+
+    with Engine.open(index_path) as engine:
+        values = engine.info()
+    if format_ == "json":
+        click.echo(json.dumps(values, ensure_ascii=False, indent=2))
+    else:
+        width = max(map(len, values))
+        for name, value in values.items():
+            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            click.echo(f"{name:<{width}}  {shown}")
+
+
+@click.command()
+@INDEX
+@click.option("--deep", is_flag=True, help="Read every byte: checksums of all files and documents, and all vectors.")
+@click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def verify(index_path: str, deep: bool, format_: str) -> None:
+    """Look whether an index is what was committed; exit code 1 if it is not."""
+    from .verify import verify as look
+
+    checks = look(Path(index_path), deep=deep)
+    if format_ == "json":
+        values = [{"name": check.name, "problem": check.problem} for check in checks]
+        click.echo(json.dumps(values, ensure_ascii=False, indent=2))
+    else:
+        width = max(len(check.name) for check in checks)
+        for check in checks:
+            click.echo(f"{check.name:<{width}}  {'ok' if check.problem is None else check.problem}")
+    if bad := sum(check.problem is not None for check in checks):
+        raise IndexCorruptError(f"{index_path}: {bad} of {len(checks)} checks failed; see above")
+
+
+@click.command()
+@INDEX
+@click.option(
+    "-o", "--output", default="-", show_default=True, help="File to write; - is standard output (jsonl only)."
+)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["jsonl", "npy", "parquet"]),
+    default="jsonl",
+    show_default=True,
+    help="jsonl: documents, for build. npy: vectors, and their ids in OUTPUT.ids.jsonl. parquet: both.",
+)
+@click.option(
+    "--vectors",
+    type=click.Choice(["whitened", "raw"]),
+    default="whitened",
+    show_default=True,
+    help="The unit rows that are searched, or the model's own vectors.",
+)
+@click.option("--filter", "expression", metavar="EXPR", help="Only what this metadata filter lets through.")
+@QUIET
+def export(index_path: str, output: str, format_: Any, vectors: Any, expression: str | None, quiet: bool) -> None:
+    """Write documents or vectors for other programs."""
+    say(quiet)
+    from .engine import Engine
+
+    with Engine.open(index_path) as engine:
+        try:
+            n = engine.export(output, format=format_, vectors=vectors, filter=expression, progress=not quiet)
+        except BrokenPipeError:  # the reader of our output has gone, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
+    logging.getLogger(__name__).info("%s: %s documents", "standard output" if output == "-" else output, f"{n:,}")
+
+
+@click.command(name="export-model")
+@click.argument("source", metavar="MODEL|INDEX")
+@click.option("-o", "--output", required=True, type=click.Path(), help="Folder of the new model.")
+@click.option(
+    "--whitening",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A fitted whitening, such as tune writes.  [default: that of INDEX]",
+)
+def export_model(source: str, output: str, whitening: str | None) -> None:
+    """Write a whitened encoder as a plain sentence-transformers folder.
+
+    Its encode gives the same vectors, and needs nothing of this program.
+    """
+    say(quiet=False)
+    from .engine import Engine
+    from .export import export_model as export
+    from .whitening import Whitening
+
+    if (Path(source) / "catalogue.sqlite").is_file():
+        with Engine.open(source) as engine:
+            fitted = engine.whitening if whitening is None else Whitening.load(whitening)
+            if fitted is None:
+                raise InputError(f"{source} was built without whitening; name a fitted one with --whitening")
+            export(engine.encoder, fitted, output)
+    elif whitening is None:
+        raise click.UsageError("MODEL needs --whitening FILE (INDEX has its own)")
+    else:
+        export(source, Whitening.load(whitening), output)
+    logging.getLogger(__name__).info("%s: load it with SentenceTransformer(%r)", output, output)
+
+
+def _queries(text: str | None, path: str | None, fields: Fields, format_: Any) -> Iterator[tuple[str, str]]:
+    """Pairs of query id and query; a query without an id gets its line number."""
+    if text is not None:
+        yield "1", text
+        return
+    from .corpora import read_corpus
+
+    assert path is not None
+    seen: dict[str, int] = {}
+    for record in read_corpus(path, format=format_, fields=fields):
+        query_id = record.document.doc_id or str(record.line)
+        if (before := seen.setdefault(query_id, record.line)) != record.line:
+            raise CorpusError(
+                record.source, record.line, f"query id {query_id!r} was used before, in line {before}; ids must differ"
+            )
+        yield query_id, record.document.text
+
+
+def _answers(
+    engine: Engine, queries: Iterator[tuple[str, str]], k: int, expression: str | None, exact: bool
+) -> Iterator[Answer]:
+    from .output import Answer
+
+    while batch := list(islice(queries, QUERIES_AT_ONCE)):
+        start = time.perf_counter()
+        vectors = engine.embed([text for _, text in batch], role="query")
+        encoded = time.perf_counter()
+        hits = engine.search(vectors, k, filter=expression, exact=exact)
+        found = time.perf_counter()
+        ms = {"encode": _ms(encoded - start, batch), "search": _ms(found - encoded, batch)}
+        for (query_id, text), of_query in zip(batch, hits, strict=True):
+            stats = {"cross_encoder_calls": 0, "ms": dict(ms)}
+            yield Answer(query_id=query_id, query=text, hits=of_query, stats=stats)
+
+
+def _ms(seconds: float, batch: Sequence[object]) -> float:
+    return round(1000 * seconds / len(batch), 3)
+
+
+COMMANDS = (query, info, verify, export, export_model)

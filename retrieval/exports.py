@@ -1,0 +1,191 @@
+"""An index's documents and vectors as files that others read: JSON Lines, npy, Parquet.
+
+JSON Lines come back by `retrieval build` as they were. Rows are written batch by batch from one committed
+state; the file appears under its name when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import IO, Any, Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.bundle import Bundle
+from indexes.catalogue import StoredDocument
+from indexes.errors import InputError
+
+from .making import whiten
+from .progress import progress_bar
+from .streams import optional_package
+from .whitening import Whitening
+
+ExportFormat = Literal["jsonl", "npy", "parquet"]
+Which = Literal["whitened", "raw"]
+AT_ONCE: Final = 1024
+
+Batch = tuple[Sequence[StoredDocument], Callable[[], NDArray[np.floating[Any]]]]
+
+
+def export(
+    bundle: Bundle,
+    whitening: Whitening | None,
+    path: str | PathLike[str],
+    *,
+    format: ExportFormat = "jsonl",
+    vectors: Which = "whitened",
+    filter: str | Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> int:
+    """Write documents or vectors to a file; the number of documents.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    whitening : Whitening or None
+        That of the bundle.
+    path : path
+        "-" is standard output (jsonl only). A file that is there is replaced.
+    format : {"jsonl", "npy", "parquet"}
+        - jsonl: one object a document: id, text, metadata.
+        - npy: the vectors, of shape (n, k) or (n, d); and beside them ``<path>.ids.jsonl``, a JSON string an id.
+        - parquet: columns id, text, metadata (JSON), vector.
+    vectors : {"whitened", "raw"}
+        The unit rows of k float32 that are searched (before 8-bit coding), or the model's own as they are kept.
+    filter : str or mapping, optional
+        Only the documents that it lets through.
+
+    Raises
+    ------
+    InputError
+        If the format is unknown, the index keeps no raw vectors to write vectors from, or path lies in the index.
+    MissingPackageError
+        If format is parquet and pyarrow is not installed.
+    """
+    if format not in get_args(ExportFormat) or vectors not in get_args(Which):
+        raise InputError(f"format={format!r}, vectors={vectors!r}; expected jsonl, npy or parquet; whitened or raw")
+    to_stdout = fspath(path) == "-"
+    if to_stdout and format != "jsonl":
+        raise InputError(f"{format} cannot be written to standard output; name a file with -o FILE")
+    if not to_stdout and bundle.folder.resolve() in Path(path).resolve().parents:
+        raise InputError(f"{fspath(path)} lies in the index folder; give another place")
+    write = WRITERS[format]
+
+    def all_of_it() -> int:
+        rows = bundle.live_rows() if filter is None else np.sort(bundle.rows_matching(filter))
+        with progress_bar("exporting", len(rows), progress) as advance:
+            batches = _batches(bundle, whitening, rows, format, vectors, advance)
+            if to_stdout:
+                _write_jsonl(batches, sys.stdout.buffer)
+                sys.stdout.buffer.flush()
+            else:
+                write(batches, Path(path), len(rows), _width(bundle, vectors))
+        return len(rows)
+
+    return bundle.read(all_of_it)
+
+
+def _width(bundle: Bundle, vectors: Which) -> tuple[int, str]:
+    """Columns and dtype of the vectors."""
+    if vectors == "raw":
+        return int(bundle.manifest.model["dim"]), str(bundle.manifest.raw)
+    return bundle.manifest.dim, "float32"
+
+
+def _batches(
+    bundle: Bundle,
+    whitening: Whitening | None,
+    rows: NDArray[np.int64],
+    format: ExportFormat,
+    which: Which,
+    advance: Callable[[int], None],
+) -> Iterator[Batch]:
+    raw = None
+    if format != "jsonl":
+        raw = bundle.raw_vectors()
+        if raw is None:
+            raise InputError(f"{bundle.folder} was built without raw vectors; only its documents can be written")
+    for start in range(0, len(rows), AT_ONCE):
+        part = rows[start : start + AT_ONCE]
+
+        def taken(part: NDArray[np.int64] = part) -> NDArray[np.floating[Any]]:
+            assert raw is not None
+            found = raw[np.searchsorted(raw.rows, part)]
+            return found if which == "raw" else whiten(found, whitening)
+
+        yield bundle.documents(part.tolist()), taken
+        advance(len(part))
+
+
+def _write_jsonl(batches: Iterator[Batch], file: IO[bytes]) -> None:
+    for documents, _ in batches:
+        for document in documents:
+            value = {"id": document.doc_id, "text": document.text, "metadata": document.metadata}
+            file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+
+
+def _to_jsonl(batches: Iterator[Batch], path: Path, n: int, width: tuple[int, str]) -> None:
+    with _aside(path) as file:
+        _write_jsonl(batches, file)
+
+
+def _to_npy(batches: Iterator[Batch], path: Path, n: int, width: tuple[int, str]) -> None:
+    dim, dtype = width
+    header = np.lib.format
+    described = {"descr": header.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (n, dim)}
+    with _aside(path) as file, _aside(path.with_name(path.name + ".ids.jsonl")) as ids:
+        header.write_array_header_1_0(file, described)
+        for documents, vectors in batches:
+            file.write(np.ascontiguousarray(vectors(), dtype).tobytes())
+            ids.write("".join(json.dumps(one.doc_id, ensure_ascii=False) + "\n" for one in documents).encode())
+
+
+def _to_parquet(batches: Iterator[Batch], path: Path, n: int, width: tuple[int, str]) -> None:
+    arrow = optional_package("pyarrow", extra="parquet", what=".parquet")
+    parquet = optional_package("pyarrow.parquet", extra="parquet", what=".parquet")
+    dim, dtype = width
+    kind = arrow.list_(arrow.from_numpy_dtype(np.dtype(dtype)), dim)
+    schema = arrow.schema(
+        [("id", arrow.string()), ("text", arrow.string()), ("metadata", arrow.string()), ("vector", kind)]
+    )
+    with _aside(path) as file, parquet.ParquetWriter(file, schema) as writer:
+        for documents, vectors in batches:
+            flat = np.ascontiguousarray(vectors(), dtype).ravel()
+            columns = [
+                [one.doc_id for one in documents],
+                [one.text for one in documents],
+                [json.dumps(one.metadata, ensure_ascii=False) for one in documents],
+                arrow.FixedSizeListArray.from_arrays(arrow.array(flat), dim),
+            ]
+            writer.write_table(arrow.table(columns, schema=schema))
+
+
+class _aside:
+    """A file that takes its name when all is written, and leaves nothing behind if something fails."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._aside = path, path.with_name(path.name + ".tmp")
+
+    def __enter__(self) -> IO[bytes]:
+        self._file = self._aside.open("wb")
+        return self._file
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            self._file.close()
+            if kind is None:
+                self._aside.replace(self._path)
+        finally:
+            self._aside.unlink(missing_ok=True)
+
+
+WRITERS: Final = {"jsonl": _to_jsonl, "npy": _to_npy, "parquet": _to_parquet}
