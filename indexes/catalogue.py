@@ -234,6 +234,8 @@ class Catalogue:
 
     def _check_fields(self, fields: Sequence[str]) -> None:
         """A filter that matches nothing may be a slip of the pen: say so."""
+        if not self.count():
+            return
         for field in fields:
             if not self._select_rows({field: {"$exists": True}}, "LIMIT 1"):
                 known = self._database.execute(

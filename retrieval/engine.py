@@ -513,6 +513,9 @@ class Engine:
         >>> engine.info()["documents"], engine.info()["index"]
         (2, 'Flat')
         """
+        return self._bundle.read(self._info)
+
+    def _info(self) -> dict[str, Any]:
         manifest = self._bundle.manifest
         dead, whitening = len(self._bundle.deleted_rows()), None
         if manifest.whitening is not None:
@@ -540,8 +543,8 @@ class Engine:
         }
 
     def __len__(self) -> int:
-        """Number of documents."""
-        return self._bundle.manifest.documents
+        """Number of documents in the newest state."""
+        return self._bundle.read(lambda: self._bundle.manifest.documents)
 
     def __repr__(self) -> str:
         manifest = self._bundle.manifest
