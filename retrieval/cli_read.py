@@ -208,9 +208,9 @@ def _answers(
 
     while batch := list(islice(queries, QUERIES_AT_ONCE)):
         start = time.perf_counter()
-        vectors = engine.embed([text for _, text in batch], role="query")
+        raw = engine.encode([text for _, text in batch], role="query")
         encoded = time.perf_counter()
-        hits = engine.search(vectors, k, filter=expression, exact=exact)
+        hits = engine.search_encoded(raw, k, filter=expression, exact=exact)
         found = time.perf_counter()
         ms = {"encode": _ms(encoded - start, batch), "search": _ms(found - encoded, batch)}
         for (query_id, text), of_query in zip(batch, hits, strict=True):

@@ -265,7 +265,7 @@ def _told(index_path: str, engine: Engine) -> Iterator[Callable[[object], None]]
 
     def tell(what: object) -> None:
         seconds = time.perf_counter() - start
-        logger.info("%s: %s; %s documents now, %.1f s", index_path, what, f"{len(engine):,}", seconds)
+        logger.info("%s: %s; now %s documents, %.1f s", index_path, what, f"{len(engine):,}", seconds)
 
     yield tell
 

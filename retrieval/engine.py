@@ -241,13 +241,18 @@ class Engine:
         """
         if isinstance(query_or_queries, str):
             return self.search([query_or_queries], k, filter=filter, exact=exact)[0]
-        if isinstance(query_or_queries, np.ndarray):
-            found = self._bundle.search(query_or_queries, k, filter=filter, exact=exact)
-        else:
-            raw = self._encode(query_or_queries, "query")  # (q, d)
-            found = self._bundle.read(
-                lambda: self._bundle.search(whiten(raw, self.whitening), k, filter=filter, exact=exact)
-            )
+        if not isinstance(query_or_queries, np.ndarray):
+            return self.search_encoded(self.encode(query_or_queries, "query"), k, filter=filter, exact=exact)
+        found = self._bundle.search(query_or_queries, k, filter=filter, exact=exact)
+        return [hits_of(of_query) for of_query in found]
+
+    def search_encoded(
+        self, raw: Float32, k: int = 10, *, filter: str | Mapping[str, Any] | None = None, exact: bool = False
+    ) -> list[list[Hit]]:
+        """`search` for queries that `encode` made vectors of, (q, model_dim): whitened and found in one state."""
+        found = self._bundle.read(
+            lambda: self._bundle.search(whiten(raw, self.whitening), k, filter=filter, exact=exact)
+        )
         return [hits_of(of_query) for of_query in found]
 
     def embed(self, texts: Sequence[str], role: Role = "document") -> Float32:
@@ -260,9 +265,16 @@ class Engine:
         FingerprintError
             If the model at hand is not the one that made this index.
         """
-        return whiten(self._encode(texts, role), self.whitening)
+        return whiten(self.encode(texts, role), self.whitening)
 
-    def _encode(self, texts: Sequence[str], role: Role) -> Float32:
+    def encode(self, texts: Sequence[str], role: Role = "document") -> Float32:
+        """The model's own vectors, shape (n, model_dim), float32: what `embed` whitens.
+
+        Raises
+        ------
+        InputError, FingerprintError
+            See `embed`.
+        """
         for i, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
                 raise InputError(f"{role} {i + 1} is {text!r}; expected some words")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,24 @@ from retrieval import Document, Engine, Whitening
 from retrieval.changes import Changes
 from retrieval.encoder import Encoded, HashEncoder, Role
 
-WORDS = "fox whale captain ship river sea rain hill stone bird night day red blue old new 狐狸 鲸鱼".split()
+WORDS = [
+    "fox",
+    "whale",
+    "captain",
+    "ship",
+    "river",
+    "sea",
+    "rain",
+    "hill",
+    "stone",
+    "bird",
+    "night",
+    "day",
+    "red",
+    "old",
+    "狐狸",
+    "鲸鱼",
+]
 
 
 def corpus(n: int, seed: int = 0) -> list[Document]:
@@ -140,10 +158,12 @@ def test_what_is_rebuilt_has_the_bytes_of_a_build(tmp_path: Path, whitening: Any
         whole(engine)
         assert contents(engine) == as_contents(live)
     new = Whitening(4, **parameters) if whitening == "same" else whitening
-    with Engine.build(live, tmp_path / "built", model="hash:16", whitening=new) as built:
-        with Engine.open(tmp_path / "i") as again:
-            same_answers(again, built)
-            assert again.info()["whitening"] == built.info()["whitening"]
+    with (
+        Engine.build(live, tmp_path / "built", model="hash:16", whitening=new) as built,
+        Engine.open(tmp_path / "i") as again,
+    ):
+        same_answers(again, built)
+        assert again.info()["whitening"] == built.info()["whitening"]
     for suffix in (".faiss", ".raw.npy", ".whitening.safetensors"):
         assert segment_bytes(tmp_path / "i", suffix) == segment_bytes(tmp_path / "built", suffix)
 
@@ -437,8 +457,6 @@ def test_an_interrupted_addition_can_be_thrown_away(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_golden_indexes_stay_readable_and_writable(root: Path, tmp_path: Path, version: int) -> None:
-    import shutil
-
     golden = root / "tests" / "data" / f"index-v{version}"
     expected = json.loads(golden.with_name(golden.name + ".json").read_text())
     path = Path(shutil.copytree(golden, tmp_path / "i"))
