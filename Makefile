@@ -1,10 +1,10 @@
-# make demo | test | lint | bench     each does its own set-up in a virtual environment
+# make demo | test | lint | bench | torture     each does its own set-up in a virtual environment
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench torture clean
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,11 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/retrieval_quality.py
 	$(BIN)/python benchmarks/whitening_sts.py
+	$(BIN)/python benchmarks/drift.py
+	$(BIN)/python benchmarks/tables.py
+
+torture: $(STAMP)
+	$(BIN)/python benchmarks/torture.py
 	$(BIN)/python benchmarks/tables.py
 
 clean:

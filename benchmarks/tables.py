@@ -126,6 +126,23 @@ def _of_fit(fit: dict[str, Any]) -> list[list[str]]:
     ]
 
 
+# ---- indexes that change
+
+
+def drift() -> str:
+    rows = [["fitted on", "then added", "k", "shift", "kept, fit", "kept, added", "as fitted", "rebuilt", "raw"]]
+    for row in result("drift")["rows"]:
+        names = ("fitted_on", "then", "dim", "shift", "kept_at_fit", "kept", "as fitted", "rebuilt", "raw")
+        rows.append([str(row[name]) for name in names])
+    return markdown(rows)
+
+
+def torture() -> str:
+    rows = [["kind", "number", "violations"]]
+    rows += [[row["kind"], f"{row['number']:,}", str(len(row["violations"]))] for row in result("torture")["rows"]]
+    return markdown(rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "retrieval-default": retrieval_default,
     "retrieval-ndcg": lambda: retrieval_all("nDCG@10"),
@@ -133,6 +150,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "sts-known": sts_known,
     "sts-own": sts_own,
     "sts-fits": sts_fits,
+    "drift": drift,
+    "torture": torture,
 }
 
 

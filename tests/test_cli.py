@@ -310,3 +310,87 @@ def test_errors_of_tuning_and_export(index: Path, tmp_path: Path, arguments: lis
     result = run(*(argument.format(**places) for argument in arguments), check=code)
     assert said in result.stderr and result.stdout == ""
     assert not (tmp_path / "out").exists()
+
+
+# ---- commands that change an index
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    lines = [{"id": f"d{i}", "text": f"text number {i}", "metadata": {"n": i}} for i in range(6)]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run("build", tmp_path / "c.jsonl", "-o", tmp_path / "i", "-m", "hash:16")
+    return tmp_path / "i"
+
+
+def documents(path: Path) -> dict[str, str]:
+    """All documents of an index, as it exports them."""
+    return {d["id"]: d["text"] for d in map(json.loads, run("export", path).stdout.splitlines())}
+
+
+def test_an_index_is_changed_from_the_command_line(small: Path, tmp_path: Path) -> None:
+    assert list(documents(small)) == [f"d{i}" for i in range(6)]
+    (tmp_path / "more.csv").write_text("id,text\nx,new text\nd1,another text\n")
+    refused = run("add", small, tmp_path / "more.csv", check=1)
+    assert refused.stdout == "" and "Error: " in refused.stderr and "upsert would replace it" in refused.stderr
+    assert "1 added, 1 replaced; now 7 documents" in run("upsert", small, tmp_path / "more.csv").stderr
+    assert "2 unchanged" in run("upsert", small, tmp_path / "more.csv").stderr
+    assert "1 added; now 8" in run("add", small, "-", stdin="a text without an id\n").stderr
+    told = run("delete", small, "d2", "nobody")
+    assert told.stdout == "" and "'nobody'" in told.stderr and "1 deleted, 1 missing; now 7" in told.stderr
+    assert "1 deleted" in run("delete", small, "--filter", "n = 3").stderr
+    assert "2 deleted" in run("delete", small, "--ids", "-", stdin='\ufeffd4\r\n\n"d5"\n').stderr
+    made = next(doc_id for doc_id in documents(small) if doc_id.startswith("text:"))
+    left = {"d0": "text number 0", "d1": "another text", "x": "new text", made: "a text without an id"}
+    assert documents(small) == left
+    assert "to 1" in run("compact", small).stderr
+    assert "4 of 16 columns" in run("rebuild", small, "--dim", "4", "--gamma", "0").stderr
+    assert json.loads(run("info", small, "--format", "json").stdout)["whitening"]["gamma"] == 0
+    run("rebuild", small)
+    assert json.loads(run("info", small, "--format", "json").stdout)["whitening"]["dim"] == 4
+    assert documents(small) == left
+    assert (
+        "4 deleted; now 1"
+        in run("upsert", small, "-", "--prune", "--format", "jsonl", stdin='{"id":"q","text":"q"}\n').stderr
+    )
+    assert documents(small) == {"q": "q"}
+    assert {line.split()[-1] for line in run("verify", small, "--deep").stdout.splitlines()} == {"ok"}
+
+
+def test_verify_names_what_is_wrong_and_exits_with_1(small: Path) -> None:
+    raw = small / "segments" / "000001.raw.npy"
+    raw.write_bytes(raw.read_bytes()[:-1] + b"\1")
+    assert run("verify", small).returncode == 0  # sizes are right
+    told = run("verify", small, "--deep", "--format", "json", check=1)
+    (bad,) = [check for check in json.loads(told.stdout) if check["problem"]]
+    assert bad["name"] == raw.name and "SHA-256" in bad["problem"]
+    assert told.stderr == f"Error: {small}: 1 of 5 checks failed; see above\n"
+
+
+def test_vectors_are_exported_from_the_command_line(small: Path, tmp_path: Path) -> None:
+    run("export", small, "--format", "npy", "-o", tmp_path / "v.npy", "--filter", "n < 2")
+    assert (tmp_path / "v.npy.ids.jsonl").read_text() == '"d0"\n"d1"\n' and (tmp_path / "v.npy").stat().st_size > 128
+    assert "name a file with -o FILE" in run("export", small, "--format", "npy", check=1).stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, code, said",
+    [
+        (["delete", "{i}"], 2, "give either IDs, --ids FILE or --filter EXPR"),
+        (["delete", "{i}", "d1", "--filter", "n = 1"], 2, "give either"),
+        (["delete", "{i}", "--filter", "n ="], 1, "Error: "),
+        (["delete", "{i}", "--ids", "{tmp}/nothing"], 1, "cannot be opened"),
+        (["rebuild", "{i}", "--auto", "--dim", "3"], 2, "exclude each other"),
+        (["rebuild", "{i}", "--index", "Nonsense"], 1, "is not a FAISS factory string"),
+        (["rebuild", "{i}", "--dim", "99"], 1, "expected dim <= 16"),
+        (["add", "{i}", "{tmp}/nothing.txt"], 1, "cannot be opened"),
+        (["add", "{tmp}/nothing", "{tmp}/c.jsonl"], 1, "make one with: retrieval build"),
+        (["add", "{i}", "{tmp}/c.jsonl", "-m", "hash:8"], 0, "6 unchanged"),  # no model is needed
+        (["compact", "{tmp}/c.jsonl"], 1, "is not a folder"),
+        (["verify", "{tmp}"], 1, "holds no index"),
+    ],
+)
+def test_errors_of_changing(small: Path, tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    result = run(*(a.replace("{i}", str(small)).replace("{tmp}", str(tmp_path)) for a in arguments), check=code)
+    assert said in result.stderr and "Traceback" not in result.stderr
+    assert len(documents(small)) == 6
