@@ -142,11 +142,11 @@ def written_aside(path: Path) -> Iterator[IO[bytes]]:
 
     What is there and no regular file (/dev/null, a pipe) is written as it is; a link stays, and leads to the new file.
     """
-    path = path.resolve()
     if path.exists() and not path.is_file():
         with path.open("wb") as file:
             yield file
         return
+    path = path.resolve()
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with aside.open("xb") as file:  # never over a file of somebody else's
         try:
