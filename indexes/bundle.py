@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from .catalogue import Catalogue, StoredDocument
 from .errors import IndexCorruptError, InputError
-from .files import FileEntry
+from .files import FileEntry, map_array
 from .manifest import Manifest, Segment
 from .stored import StoredVectors
 from .vectors import VectorIndex, check_unit
@@ -104,9 +104,23 @@ class Bundle:
                     return what()
                 except IndexCorruptError as error:
                     lost = error
+                except FileNotFoundError as error:  # between its check and its use
+                    lost = IndexCorruptError(f"{error.filename} is missing; restore it from a copy or build again")
             with self._catalogue.snapshot() as newest:
                 if newest.generation == manifest.generation:
                     raise lost
+
+    def refresh_to_write(self) -> None:
+        """Load the newest state, and make sure that it is the newest: a reader of a folder that cannot be written to
+        sees no commits.
+
+        Raises
+        ------
+        sqlite3.OperationalError
+            If the catalogue can only be read as it once was.
+        """
+        self._catalogue.thaw()
+        self.refresh()
 
     def refresh(self) -> None:
         """Load the newest state."""
@@ -223,7 +237,9 @@ class Bundle:
             raw = loaded.segment.raw
             if raw is None:
                 return None
-            vectors = _mapped(self._verified(raw), (loaded.segment.count, self.manifest.model["dim"]))
+            vectors = map_array(
+                self._verified(raw), (loaded.segment.count, self.manifest.model["dim"]), "float16", "float32"
+            )
             parts.append((vectors, *self._alive(loaded, dead)))
         dtype = parts[0][0].dtype if parts else np.float16
         return StoredVectors(parts, self.manifest.model["dim"], dtype)
@@ -283,7 +299,7 @@ class Bundle:
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise InputError(f"k={k!r}; expected the number of hits, 1 or more")
-        return self.read(lambda: self._search(vectors, k, filter, exact))
+        return self.read(lambda: self._search(vectors, int(k), filter, exact))
 
     def _search(
         self, vectors: Float32, k: int, filter: str | Mapping[str, Any] | None, exact: bool
@@ -361,19 +377,10 @@ class Bundle:
             )
         if segment.rows is None:
             return index, np.arange(segment.first_row, segment.first_row + segment.count)
-        rows = _mapped(self._verified(segment.rows), (segment.count,))
+        rows = map_array(path := self._verified(segment.rows), (segment.count,), "int64")
+        if rows[0] != segment.first_row or (np.diff(rows) <= 0).any():
+            raise IndexCorruptError(f"{path} does not hold ascending rows from {segment.first_row} on")
         return index, np.array(rows, np.int64)
-
-
-def _mapped(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
-    """A .npy file, memory-mapped."""
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:  # what a header can bring about
-        raise IndexCorruptError(f"{path} is not an array of numpy ({error})") from error
-    if array.shape != shape:
-        raise IndexCorruptError(f"{path} has shape {array.shape}; expected {shape}")
-    return array
 
 
 def _tied_at_end(scores: NDArray[np.floating[Any]], rows: Int64, k: int) -> NDArray[np.bool_]:

@@ -17,7 +17,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,7 +116,8 @@ class Catalogue:
             what = "holds no index (no catalogue.sqlite in it)" if folder.is_dir() else "is not a folder"
             raise IndexMissingError(f"{folder} {what}; make one with: retrieval build CORPUS -o {folder}")
         check_seal(folder)
-        self._database = Database(_connect_readonly(self._path))
+        connection, self._frozen = _connect_readonly(self._path)
+        self._database = Database(connection)
         self._lock, self._inside = threading.RLock(), False
         try:
             with self.snapshot():
@@ -129,6 +130,22 @@ class Catalogue:
         """Let go of the file."""
         self._database.conn.close()
 
+    def thaw(self) -> None:
+        """Leave a connection that sees no commits (see `_connect_readonly`) for one that does.
+
+        Raises
+        ------
+        sqlite3.OperationalError
+            If there is still none.
+        """
+        from sqlite_utils import Database
+
+        with self._lock:
+            if self._frozen and not self._inside:
+                connection = _connect(self._path)
+                self._database.conn.close()
+                self._database, self._frozen = Database(connection), False
+
     @contextmanager
     def snapshot(self) -> Iterator[Manifest]:
         """One committed state: everything read inside belongs together, whatever a writer does meanwhile.
@@ -140,11 +157,14 @@ class Catalogue:
         IndexCorruptError, IndexVersionError
             See `Manifest.from_json`.
         """
-        connection = self._database.conn
         with self._lock:
             if self._inside:
                 yield self._manifest()
                 return
+            if self._frozen:
+                with suppress(sqlite3.OperationalError):  # as it was when it was opened: nothing can write there
+                    self.thaw()
+            connection = self._database.conn
             with self._sqlite_errors():
                 connection.execute("BEGIN")
             self._inside = True
@@ -202,9 +222,11 @@ class Catalogue:
 
     def rows_of(self, ids: Sequence[str]) -> dict[str, int]:
         """The rows of those of some ids that are there."""
+        # subtle: SQLite ends a JSON string at its NUL, and would find "a" for "a\0"; no id holds one
+        wanted = json.dumps([doc_id for doc_id in ids if "\0" not in doc_id])
         with self._sqlite_errors():
             found = self._database.execute(
-                "SELECT id, row FROM documents WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(list(ids))]
+                "SELECT id, row FROM documents WHERE id IN (SELECT value FROM json_each(?))", [wanted]
             ).fetchall()
         return {str(doc_id): int(row) for doc_id, row in found}
 
@@ -320,24 +342,37 @@ def empty_log(database: Database) -> bool:
     return not busy
 
 
-def _connect_readonly(path: Path) -> sqlite3.Connection:
-    """A read-only connection; a folder that cannot be written to has no log beside it and cannot change."""
-    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
-    connection = sqlite3.connect(uri, uri=True, timeout=30, check_same_thread=False)
+def _connect(path: Path) -> sqlite3.Connection:
+    """A read-only connection that sees every commit; it needs to write SQLite's -shm file."""
+    connection = sqlite3.connect(_uri(path), uri=True, timeout=30, check_same_thread=False)
     try:
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
+    except BaseException:
         connection.close()
+        raise
+    return connection
+
+
+def _connect_readonly(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """A read-only connection, and whether it is a frozen one: in a folder that cannot be written to it sees no commits.
+
+    A log beside the catalogue could not be read there, and is refused.
+    """
+    try:
+        return _connect(path), False
+    except sqlite3.OperationalError:
         log = path.with_name(path.name + "-wal")
         if log.is_file() and log.stat().st_size:
             raise IndexUnfinishedError(
                 f"{path} has changes in {log.name} that cannot be read where the folder cannot be written to; "
                 "copy the whole index to a folder that can be"
             ) from None
-        connection = sqlite3.connect(uri + "&immutable=1", uri=True, check_same_thread=False)
+        return sqlite3.connect(_uri(path) + "&immutable=1", uri=True, check_same_thread=False), True
     except _UNREADABLE as error:
-        connection.close()
         raise IndexCorruptError(
             f"{path} is not a catalogue ({error}); restore it from a copy or build again"
         ) from error
-    return connection
+
+
+def _uri(path: Path) -> str:
+    return f"file:{quote(str(path.absolute()))}?mode=ro"

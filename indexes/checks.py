@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from .bundle import Bundle
 from .catalogue import Catalogue
 from .errors import IndexCorruptError, RetrievalError
+from .files import map_array
 from .manifest import Manifest
 from .seal import CATALOGUE
 
@@ -45,6 +46,8 @@ def check(name: str, look: Callable[[], object]) -> Check:
         look()
     except RetrievalError as error:
         return Check(name=name, problem=str(error))
+    except FileNotFoundError as error:  # between its check and its use
+        return Check(name=name, problem=f"{error.filename} is missing; restore it from a copy or build again")
     return Check(name=name, problem=None)
 
 
@@ -91,7 +94,7 @@ def _check_rows(folder: Path, catalogue: Catalogue, manifest: Manifest) -> None:
         if segment.rows is None:
             parts.append(np.arange(segment.first_row, segment.first_row + segment.count))
         else:
-            parts.append(np.load(segment.rows.verify(folder / "segments"), allow_pickle=False))
+            parts.append(map_array(segment.rows.verify(folder / "segments"), (segment.count,), "int64"))
     vectors = np.concatenate(parts)
     problem = None
     if len(rows) != manifest.documents:

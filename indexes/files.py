@@ -32,7 +32,9 @@ class FileEntry:
 
     def __post_init__(self) -> None:
         """A name is a name, not a way out of the folder."""
-        if not re.fullmatch(r"\w[\w.-]*", self.name):
+        if type(self.bytes) is not int or not isinstance(self.sha256, str) or not isinstance(self.role, str):
+            raise TypeError(f"{self.name!r} has no size, role or checksum")
+        if not re.fullmatch(r"\w[\w.-]{0,99}", self.name):
             raise ValueError(f"{self.name!r} is not the name of a file of an index")
 
     def verify(self, folder: Path, *, content: bool = True) -> Path:
@@ -115,6 +117,36 @@ def write_array(
         file.flush()
         os.fsync(file.fileno())
     return FileEntry(name=path.name, role=role, bytes=size, sha256=digest.hexdigest())
+
+
+def map_array(path: Path, shape: tuple[int, ...], *dtypes: str) -> NDArray[Any]:
+    """A .npy file, memory-mapped.
+
+    Raises
+    ------
+    IndexCorruptError
+        If it is not an array of this shape and one of these dtypes.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(8) != b"\x93NUMPY\x01\x00":
+                raise ValueError("no header of version 1, whose length is bounded")
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever a header can bring about when numpy evaluates it
+        raise IndexCorruptError(f"{path} is not an array of numpy ({error})") from error
+    if array.shape != shape or array.dtype not in dtypes or not array.flags.c_contiguous:
+        raise IndexCorruptError(f"{path} has shape {array.shape} of {array.dtype}; expected {shape} of {dtypes}")
+    return array
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably, where they are not there yet."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,8 +44,10 @@ def write_lock(folder: Path) -> Iterator[None]:
 
 
 def _holder(note: Path) -> str:
-    try:
-        holder = json.loads(note.read_text())
-        return f"process {holder['pid']} on {holder['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+    for _ in range(20):  # the note is written after the lock was taken, and may be about to be
+        try:
+            holder = json.loads(note.read_text())
+            return f"process {holder['pid']} on {holder['host']}"
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            time.sleep(0.01)
+    return "another process"

@@ -98,6 +98,32 @@ class Manifest:
         own = () if self.whitening_file is None else (self.whitening_file,)
         return own + tuple(file for segment in self.segments for file in segment.files)
 
+    def _check(self) -> None:
+        """Every value that is counted with, looked up or shown is of its kind."""
+        model, index = self.model, self.index
+        for value in (self.generation, self.documents, self.next_row, self.dim, model["dim"]):
+            _of(value, int)
+        if self.generation < 1:  # a reader that has loaded nothing yet is at a generation below
+            raise ValueError(f"generation {self.generation}")
+        for value in (self.next_row, *(number for one in self.segments for number in (one.first_row, one.count))):
+            _of(value, int)
+            if not 0 <= value < 2**62:
+                raise ValueError(f"{value} rows")
+        for value in (model["name"], model["source"], index["requested"], index["factory"], index["reason"]):
+            _of(value, str)
+        for value in (model["prompts"], model["fingerprint"], self.made_by):
+            _of(value, dict)
+        for segment in self.segments:
+            _of(segment.factory, str)
+            _of(segment.vectors, FileEntry)
+        _of(self.whitening, dict, type(None))
+        _of(self.whitening_file, FileEntry, type(None))
+        _of(self.raw, str, type(None))
+        if self.whitening is not None:
+            _of(self.whitening["fitted_below"], int)
+        if (self.whitening is None) != (self.whitening_file is None):
+            raise ValueError("a whitening without its file")
+
     def to_json(self) -> str:
         """The manifest as JSON, keys in a fixed order."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
@@ -129,11 +155,18 @@ class Manifest:
                 Segment(**(segment | {name: _entry(segment[name]) for name in ("vectors", "raw", "rows")}))
                 for segment in values["segments"]
             )
-            return cls(**(values | {"segments": segments, "whitening_file": _entry(values["whitening_file"])}))
+            manifest = cls(**(values | {"segments": segments, "whitening_file": _entry(values["whitening_file"])}))
+            manifest._check()
+            return manifest
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise IndexCorruptError(
                 f"the manifest in catalogue.sqlite does not describe an index ({type(error).__name__}: {error})"
             ) from error
+
+
+def _of(value: Any, *kinds: type) -> None:
+    if type(value) not in kinds:
+        raise TypeError(f"{value!r:.40} in the place of {' or '.join(kind.__name__ for kind in kinds)}")
 
 
 def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:

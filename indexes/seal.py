@@ -8,6 +8,7 @@ is none until the next write: documents and manifest are then held against their
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 
 from .errors import IndexCorruptError
@@ -45,26 +46,32 @@ def check_seal(folder: Path) -> bool:
         path = folder / CATALOGUE
         try:
             note = json.loads(written)
-            fits = path.stat().st_size == note["bytes"] and sha256_of(path) == note["sha256"]
-        except (ValueError, KeyError, TypeError):
+            # subtle: a log beside a sealed catalogue is another state's, and SQLite would believe it
+            fits = not _size_of_log(path) and path.stat().st_size == note["bytes"] and sha256_of(path) == note["sha256"]
+        except (ValueError, KeyError, TypeError, RecursionError):
             fits = False
         if fits:
             return True
         # subtle: a writer may have been at work between the two readings; then there is another seal, or none
         if _read(folder) == written:
             raise IndexCorruptError(
-                f"{path} is not what was committed (its SHA-256 differs from the one in {SEAL}); "
+                f"{path} is not what was committed (it does not fit {SEAL}, or its log is of another state); "
                 "restore both from a copy or build the index again"
             )
+
+
+def _size_of_log(path: Path) -> int:
+    try:
+        return path.with_name(path.name + "-wal").stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _read(folder: Path) -> bytes | None:
     path = folder / SEAL
     try:
-        if path.is_symlink() or not path.is_file():
-            if path.exists() or path.is_symlink():
-                raise IndexCorruptError(f"{path} is not a regular file; remove it, and restore the index from a copy")
-            return None
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise IndexCorruptError(f"{path} is not a regular file; remove it, and restore the index from a copy")
         return path.read_bytes()
     except FileNotFoundError:
         return None

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from .catalogue import DOCUMENT_COLUMNS, create_documents, document_checksum, open_database, text_hash
 from .document import Document
 from .errors import IndexUnfinishedError, VectorError
-from .files import FileEntry, sha256_of, sync_folder, write_durably
+from .files import FileEntry, make_folder, sha256_of, sync_folder, write_durably
 from .seal import CATALOGUE
 from .steps import step
 
@@ -67,9 +67,9 @@ class Staging:
     """
 
     def __init__(self, folder: Path, *, first_row: int = 0, index: Path | None = None, replace: bool = False) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._folder, self._first_row, self._replace = folder, first_row, replace
-        for name in ("documents.sqlite", "documents.sqlite-wal", "documents.sqlite-shm"):
+        for name in ("documents.sqlite", "documents.sqlite-journal", "documents.sqlite-wal", "documents.sqlite-shm"):
             (folder / name).unlink(missing_ok=True)
         self._database = open_database(folder / "documents.sqlite")
         self._database.execute("PRAGMA synchronous = OFF")  # read again from the corpus by whoever goes on
@@ -276,7 +276,7 @@ class Staging:
             if note != self._plan:  # and if rows were given away since, it was committed or can never be
                 return 0, encoded if note.get("first_row", 0) == self._first_row else 0
             self._sums = (_sum_of(self._raw, self._position(encoded)), _sum_of(self._flags, encoded))
-        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return 0, 0
         good = 0 <= encoded <= self.count and sums == [made.hexdigest() for made in self._sums]
         return (encoded if good else 0), 0
@@ -361,7 +361,8 @@ class Staging:
 
     def truncated(self) -> NDArray[np.bool_]:
         """Which texts so far were longer than the model reads, of shape (encoded,), bool."""
-        return np.fromfile(self._flags, np.bool_, self.encoded) if self.encoded else np.empty(0, np.bool_)
+        # not np.fromfile, which takes a disk that cannot be read for the end of the file
+        return np.frombuffer(self._flags.read_bytes() if self.encoded else b"", np.bool_, self.encoded)
 
     def publish_raw(self, path: Path) -> FileEntry:
         """Give the finished raw vectors a second name in the index; the first one stays until `leave`."""
@@ -407,6 +408,14 @@ class Staging:
         self.close()
         if self._folder.exists() and ((done and self.encoded) or not self.has_vectors):
             shutil.rmtree(self._folder)
+
+
+def vectors_wait(folder: Path, first_row: int) -> bool:
+    """Whether a staging folder holds vectors of an interrupted addition whose rows are still to be given away."""
+    try:
+        return bool(json.loads((folder / "progress.json").read_text()).get("first_row", 0) == first_row)
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
 
 
 class _Known(NamedTuple):

@@ -118,7 +118,7 @@ def check_factory(factory: str, dim: int, n: int | None = None) -> Any:
         raise InputError(f"index={factory!r} holds a size of 0 (or HNSW1); expected 1 or more, and 2 or more links")
     try:
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:  # TypeError: a lone surrogate
         raise InputError(
             f"index={factory!r} is not a FAISS factory string for {dim} dimensions and inner product "
             f"({_reason(error)}); expected one like Flat, SQ8, HNSW32,Flat, IVF1024,SQ8 or auto"
@@ -226,7 +226,18 @@ class VectorIndex:
         faiss.set_deserialization_vector_byte_limit(max(2 * path.stat().st_size, 1 << 20))
         try:
             loaded = cls(faiss.read_index(str(path)))
-        except RuntimeError as error:
+            core = _core(loaded._index)
+            if isinstance(core, faiss.IndexIDMap):
+                raise RuntimeError("it has ids of its own")
+            if not loaded._index.is_trained:
+                raise RuntimeError("it was not trained")
+            if isinstance(core, faiss.IndexRaBitQ) and (
+                core.rabitq.code_size != core.code_size or core.codes.size() != core.ntotal * core.code_size
+            ):
+                raise RuntimeError("its codes are of another size")
+            if isinstance(core, faiss.IndexIVFPQFastScan):
+                core.fine_quantizer = core.pq  # FAISS 1.15.1 does not, and decoding ends the process (SIGSEGV)
+        except (RuntimeError, MemoryError) as error:
             raise IndexCorruptError(f"{path} cannot be read by FAISS: {_reason(error)}") from error
         loaded._gpu = _to_gpu(loaded._index)
         return loaded
@@ -276,6 +287,8 @@ class VectorIndex:
                 selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
             index, parameters = _plan(self._index, k, selector, share, exact)
             scores, positions = index.search(queries, k, params=parameters)
+            if positions.max(initial=-1) >= self.n:
+                raise IndexCorruptError(f"the vectors' structure names row {positions.max():,} of {self.n:,}")
             if index.metric_type == faiss.METRIC_L2:
                 scores = 1.0 - scores / 2.0  # the inner product of unit rows
         found = positions >= 0
@@ -289,7 +302,10 @@ class VectorIndex:
         """The rows as unit rows, decoded from their codes when they are asked for by position."""
         ivf = _faiss().try_extract_index_ivf(self._index)
         if ivf is not None:
-            ivf.make_direct_map()
+            try:
+                ivf.make_direct_map()
+            except RuntimeError as error:
+                raise IndexCorruptError(f"the lists of an IVF index name other rows ({_reason(error)})") from error
         return DecodedRows(self._index)
 
     def _scan(self, queries: Float32, k: int, positions: Int64) -> tuple[Float32, Int64]:
@@ -393,6 +409,8 @@ def check_unit(rows: Float32, dim: int) -> Float32:
     """
     if rows.ndim != 2 or rows.shape[1] != dim:
         raise VectorError(f"vectors have shape {rows.shape}, but this index holds dim {dim}; expected (n, {dim})")
+    if rows.dtype.kind not in "fiub":
+        raise VectorError(f"vectors have dtype {rows.dtype}; expected float32")
     lengths = np.einsum("nd,nd->n", rows, rows)
     bad = ~(np.abs(lengths - 1.0) < 1e-3)  # NaN too
     if bad.any():
@@ -405,7 +423,7 @@ def check_unit(rows: Float32, dim: int) -> Float32:
 def _faiss() -> Any:
     try:
         import faiss
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingPackageError(
             "FAISS is not installed; install one of its two packages: pip install 'sentence-retrieval[cpu]' "
             "(or, with an NVIDIA GPU, 'sentence-retrieval[gpu]')"

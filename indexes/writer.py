@@ -33,12 +33,12 @@ from .catalogue import (
     open_database,
     write_commit,
 )
-from .errors import IndexError_, IndexExistsError, IndexMissingError, IndexUnfinishedError
-from .files import FileEntry, sync_folder, write_array, write_durably
+from .errors import IndexError_, IndexExistsError, IndexMissingError, IndexUnfinishedError, InputError
+from .files import FileEntry, make_folder, sync_folder, write_array, write_durably
 from .lock import write_lock
 from .manifest import Manifest, Segment
 from .seal import CATALOGUE, break_seal, seal
-from .staging import Staging
+from .staging import Staging, vectors_wait
 from .steps import step
 from .vectors import VectorIndex
 
@@ -102,8 +102,8 @@ class BundleWriter:
             if self._bundle is None:
                 self._check_no_index()
             else:
-                self._bundle.refresh()
-            self._sweep()
+                self._bundle.refresh_to_write()
+            self._sweep(self._before)
             if self._fresh:
                 shutil.rmtree(self.folder / "staging", ignore_errors=True)
         except BaseException:
@@ -114,7 +114,9 @@ class BundleWriter:
     def _prepare_folder(self) -> None:
         if (self.folder.exists() or self.folder.is_symlink()) and not self.folder.is_dir():
             raise IndexExistsError(f"{self.folder} is a file; expected a path where nothing is yet")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if "\0" in (name := str(self.folder)) or name.encode("utf-8", "ignore").decode() != name:
+            raise InputError(f"{name!r} holds a NUL or is not UTF-8; choose another name for the index")
+        make_folder(self.folder)
         if foreign := _foreign(self.folder):
             raise IndexExistsError(
                 f"{self.folder} holds other things ({foreign[0]}, ...); choose a new path for the index"
@@ -126,12 +128,14 @@ class BundleWriter:
         if (self.folder / "segments").exists() and not (self.folder / "staging").exists():
             raise IndexExistsError(f"{self.folder} holds a part of an index; choose a new path for the index")
 
-    def _sweep(self) -> None:
-        """Remove what no commit lists: of a write that did not come about, or of the state before the last."""
-        listed = {file.name for file in self._before.files} if self._before is not None else set()
+    def _sweep(self, manifest: Manifest | None) -> None:
+        """Remove what the last commit does not list: of a write that did not come about, or of the state before."""
+        listed = {file.name for file in manifest.files} if manifest is not None else set()
         for path in (self.folder / "segments").glob("*"):
             if path.name not in listed and _OURS.fullmatch(f"segments/{path.name}"):
                 path.unlink()
+        if manifest is not None and not vectors_wait(self.folder / "staging", manifest.next_row):
+            shutil.rmtree(self.folder / "staging", ignore_errors=True)
         step("swept")
 
     @cached_property
@@ -240,7 +244,7 @@ class BundleWriter:
             database.conn.close()
         step("committed")
         try:
-            self._finish(vacuum)
+            self._finish(manifest, vacuum)
         except (OSError, sqlite3.Error) as error:
             logger.warning(
                 "%s: the change is committed, but what is left over could not be removed (%s); the next write does it",
@@ -249,14 +253,13 @@ class BundleWriter:
             )
         return manifest
 
-    def _finish(self, vacuum: bool) -> None:
+    def _finish(self, manifest: Manifest, vacuum: bool) -> None:
         """Put the house in order behind a commit; if this is not reached, the next writer does it."""
         if "staging" in self.__dict__:
             self.staging.leave(done=True)
             step("staging removed")
         if self._bundle is not None:
-            self._bundle.refresh()
-            self._sweep()
+            self._sweep(manifest)
             step("files removed")
         database = open_database(self.folder / CATALOGUE)
         try:
@@ -291,7 +294,7 @@ class BundleWriter:
 _FOLDERS = ("segments", "staging")
 _OURS = re.compile(
     r"write\.lock(\.json)?|catalogue\.(sqlite(-wal|-shm|-journal)?|seal(\.tmp)?)|segments(/\d{6,}\.[^/]+)?"
-    r"|staging(/(documents\.sqlite(-wal|-shm)?|raw\.npy|truncated\.bin|header\.tmp|progress\.json(\.tmp)?))?"
+    r"|staging(/(documents\.sqlite(-wal|-shm|-journal)?|raw\.npy|truncated\.bin|header\.tmp|progress\.json(\.tmp)?))?"
 )
 
 

@@ -8,7 +8,7 @@ The whitening stays as it was fitted until `rebuild`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -165,12 +165,26 @@ def _copier(vectors: StoredVectors) -> Callable[[Path], FileEntry]:
     return lambda path: write_array(path, "raw", batches(vectors, lambda _: None), vectors.shape, vectors.dtype)
 
 
+def check_ids(ids: Iterable[str]) -> list[str]:
+    """The ids as a list, once they are known to be strings.
+
+    Raises
+    ------
+    InputError
+        If they are one string, or hold anything else.
+    """
+    listed = [ids] if isinstance(ids, str) or not isinstance(ids, Iterable) else list(ids)
+    if isinstance(ids, str) or not all(isinstance(each, str) for each in listed):
+        raise InputError(f"ids={ids!r}; expected a list of ids, each of them a string")
+    return listed
+
+
 def delete_documents(bundle: Bundle, ids: Sequence[str] | None, filter: str | Mapping[str, Any] | None) -> Changes:
     """Take documents out of an index; see `Engine.delete`."""
     if (ids is None) == (filter is None):
         raise InputError("give either ids or a filter of what is to be deleted")
-    if isinstance(ids, str) or (ids is not None and not all(isinstance(each, str) for each in ids)):
-        raise InputError(f"ids={ids!r}; expected a list of ids, each of them a string")
+    if ids is not None:
+        ids = check_ids(ids)
     with BundleWriter(bundle.folder, bundle) as writer:
         missing: list[str] = []
         if ids is not None:

@@ -9,6 +9,7 @@ the entry point group ``retrieval.commands``.
 from __future__ import annotations
 
 import io
+import os
 import sqlite3
 import sys
 from collections.abc import Sequence
@@ -47,13 +48,35 @@ for command in (*cli_write.COMMANDS, *cli_read.COMMANDS):
     cli.add_command(command)
 
 
+def _open_what_is_closed() -> None:
+    """Closed outputs (>&-) lead nowhere, instead of into a file of the index that gets their number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code; no error ends in a traceback that we know of."""
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and (stream.encoding or "").lower().replace("-", "") != "utf8":
             stream.reconfigure(encoding="utf-8")
     try:
-        code = cli.main(args=arguments, prog_name="retrieval", standalone_mode=False)
+        if "_RETRIEVAL_COMPLETE" in os.environ:  # the shell asks what could follow
+            cli.main(prog_name="retrieval")
+        with cli.make_context("retrieval", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            cli.invoke(context)
+        sys.stdout.flush()
+        code = 0
+    except click.exceptions.Exit as ended:  # --help, --version
+        code = ended.exit_code
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -72,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        note(f"Error: {where}{error.strerror or error}; check the path, the permissions and the free space")
+        what = " ".join(f"{where}{error.strerror or error}".split())
+        note(f"Error: {what}; check the path, the permissions and the free space")
         code = 1
     sys.exit(code)

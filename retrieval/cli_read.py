@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -71,11 +69,7 @@ def query(
     with Engine.open(index_path, model=model) as engine:
         engine.encoder  # noqa: B018  # loaded now, so that its time is not taken for a query's
         fields = Fields(doc_id=id_field, text=text_field)
-        try:
-            WRITERS[format_](_answers(engine, _queries(text, queries, fields, input_format), k, expression, exact))
-            sys.stdout.flush()
-        except BrokenPipeError:  # the reader of our output has gone, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        WRITERS[format_](_answers(engine, _queries(text, queries, fields, input_format), k, expression, exact))
 
 
 @click.command()
@@ -144,11 +138,7 @@ def export(index_path: str, output: str, format_: Any, vectors: Any, expression:
     from .engine import Engine
 
     with Engine.open(index_path) as engine:
-        try:
-            n = engine.export(output, format=format_, vectors=vectors, filter=expression, progress=not quiet)
-        except BrokenPipeError:  # the reader of our output has gone, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return
+        n = engine.export(output, format=format_, vectors=vectors, filter=expression, progress=not quiet)
     logging.getLogger(__name__).info("%s: %s documents", "standard output" if output == "-" else output, f"{n:,}")
 
 

@@ -49,7 +49,7 @@ def drift_of(bundle: Bundle, whitening: Whitening | None) -> dict[str, Any] | No
     spread = np.sqrt(np.square(old - whitening.mean_).sum(axis=1).mean()) if len(old) else None
     return {
         "added": count,
-        "shift": None if spread is None else round(float(shift / spread), 3),
+        "shift": None if not spread else round(float(shift / spread), 3),
         "kept": round(kept, 3),
         "kept_at_fit": None if kept_at_fit is None else round(kept_at_fit, 3),
     }
@@ -60,7 +60,8 @@ def measured(whitening: Whitening, vectors: NDArray[np.float64]) -> tuple[float,
     away = vectors - whitening.mean_
     inside = away @ whitening.components_
     shift = float(np.linalg.norm(vectors.mean(axis=0) - whitening.mean_))
-    return float(np.square(inside).sum() / np.square(away).sum()), shift
+    total = np.square(away).sum()
+    return float(np.square(inside).sum() / total) if total else 1.0, shift
 
 
 def _spread(start: int, stop: int) -> NDArray[np.int64]:

@@ -21,9 +21,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.errors import InputError, ModelError
+from indexes.errors import InputError, ModelError, VectorError
 
 from .models import DEFAULT_MODEL, ModelFiles, fingerprint, locate
+from .moments import check_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ def find_model(model: Model) -> Encoder | ModelFiles:
     """
     if not isinstance(model, str | PathLike):
         return model
-    if match := re.fullmatch(r"hash:(\d+)", fspath(model)):
+    if match := re.fullmatch(r"hash:(\d{1,9})", fspath(model)):
         return HashEncoder(int(match[1]))
     files = locate(fspath(model))
     logger.info("model %s from %s", files.name, files.source)
@@ -217,6 +218,39 @@ def load_encoder(model: Model = DEFAULT_MODEL, *, prompts: Mapping[str, str] | N
     if prompts and dict(prompts) != dict(found.prompts):
         raise InputError(f"prompts={dict(prompts)!r}: the encoder {found.name} takes none from outside")
     return found
+
+
+def check_encoded(encoded: Encoded, n: int, dim: int) -> Encoded:
+    """What an encoder (of the user's own, perhaps) made of n texts, as arrays of the right shape and kind.
+
+    Raises
+    ------
+    VectorError
+        If the shapes are others, or vectors are no finite numbers, or zero.
+    """
+    try:
+        vectors, truncated = encoded
+        flags = np.asarray(truncated)
+    except (TypeError, ValueError) as error:
+        raise VectorError(f"the model gave no pair of vectors and truncated flags ({error})") from error
+    rows = check_vectors(vectors, dim)
+    if len(rows) != n or flags.shape != (n,) or flags.dtype.kind not in "biu":
+        raise VectorError(
+            f"the model gave vectors of shape {rows.shape} and truncated flags of shape {flags.shape} and dtype "
+            f"{flags.dtype}; expected {(n, dim)} and {(n,)}, bool"
+        )
+    if not (lengths := rows.any(axis=1)).all():
+        raise VectorError(f"the model gave a vector of zeros for text {int(lengths.argmin()) + 1}; it has no direction")
+    return Encoded(rows, flags.astype(np.bool_))
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it holds no lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def pack(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:

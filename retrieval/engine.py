@@ -26,10 +26,10 @@ from indexes.errors import InputError
 from indexes.writer import BundleWriter
 
 from . import changes, exports
-from .changes import Changes
+from .changes import Changes, check_ids
 from .corpora import Fields, Format
 from .drift import drift_of
-from .encoder import Encoder, Model, Role, find_model, load_encoder
+from .encoder import Encoder, Model, Role, check_encoded, find_model, is_utf8, load_encoder
 from .hit import Hit, hits_of
 from .intake import Corpus, stage_corpus
 from .making import (
@@ -275,10 +275,12 @@ class Engine:
         InputError, FingerprintError
             See `embed`.
         """
+        if isinstance(texts, str | bytes):
+            raise InputError(f"texts are {texts!r:.40}; expected a sequence of texts")
         for i, text in enumerate(texts):
-            if not isinstance(text, str) or not text.strip():
-                raise InputError(f"{role} {i + 1} is {text!r}; expected some words")
-        vectors, truncated = self.encoder.encode(texts, role)
+            if not isinstance(text, str) or not text.strip() or not is_utf8(text):
+                raise InputError(f"{role} {i + 1} is {text!r:.100}; expected some words, in Unicode")
+        vectors, truncated = check_encoded(self.encoder.encode(texts, role), len(texts), self.encoder.dim)
         if role == "query" and truncated.any():
             logger.warning(LONGER, "queries", self.encoder.max_tokens, f"{int(truncated.sum()):,}")
         return vectors
@@ -491,7 +493,7 @@ class Engine:
         InputError
             If an id is not in the index.
         """
-        found = self._bundle.get(ids)
+        found = self._bundle.get(check_ids(ids))
         return [Document(doc_id=one.doc_id, text=one.text, metadata=one.metadata) for one in found]
 
     def raw_documents(self) -> tuple[list[str], NDArray[np.floating[Any]]]:

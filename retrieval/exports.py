@@ -7,7 +7,6 @@ state; the file appears under its name when it is whole.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike, fspath
@@ -23,7 +22,7 @@ from indexes.errors import InputError
 
 from .making import whiten
 from .progress import progress_bar
-from .streams import optional_package
+from .streams import optional_package, written_aside
 from .whitening import Whitening
 
 ExportFormat = Literal["jsonl", "npy", "parquet"]
@@ -78,6 +77,8 @@ def export(
     write = WRITERS[format]
 
     def all_of_it() -> int:
+        if format != "jsonl" and bundle.manifest.raw is None:
+            raise InputError(f"{bundle.folder} was built without raw vectors; only its documents can be written")
         rows = bundle.live_rows() if filter is None else np.sort(bundle.rows_matching(filter))
         with progress_bar("exporting", len(rows), progress) as advance:
             batches = _batches(bundle, whitening, rows, format, vectors, advance)
@@ -106,11 +107,7 @@ def _batches(
     which: Which,
     advance: Callable[[int], None],
 ) -> Iterator[Batch]:
-    raw = None
-    if format != "jsonl":
-        raw = bundle.raw_vectors()
-        if raw is None:
-            raise InputError(f"{bundle.folder} was built without raw vectors; only its documents can be written")
+    raw = None if format == "jsonl" else bundle.raw_vectors()
     for start in range(0, len(rows), AT_ONCE):
         part = rows[start : start + AT_ONCE]
 
@@ -131,7 +128,7 @@ def _write_jsonl(batches: Iterator[Batch], file: IO[bytes]) -> None:
 
 
 def _to_jsonl(batches: Iterator[Batch], path: Path, n: int, width: tuple[int, str]) -> None:
-    with _aside(path) as file:
+    with written_aside(path) as file:
         _write_jsonl(batches, file)
 
 
@@ -139,7 +136,7 @@ def _to_npy(batches: Iterator[Batch], path: Path, n: int, width: tuple[int, str]
     dim, dtype = width
     header = np.lib.format
     described = {"descr": header.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (n, dim)}
-    with _aside(path) as file, _aside(path.with_name(path.name + ".ids.jsonl")) as ids:
+    with written_aside(path) as file, written_aside(path.with_name(path.name + ".ids.jsonl")) as ids:
         header.write_array_header_1_0(file, described)
         for documents, vectors in batches:
             file.write(np.ascontiguousarray(vectors(), dtype).tobytes())
@@ -154,7 +151,7 @@ def _to_parquet(batches: Iterator[Batch], path: Path, n: int, width: tuple[int, 
     schema = arrow.schema(
         [("id", arrow.string()), ("text", arrow.string()), ("metadata", arrow.string()), ("vector", kind)]
     )
-    with _aside(path) as file, parquet.ParquetWriter(file, schema) as writer:
+    with written_aside(path) as file, parquet.ParquetWriter(file, schema) as writer:
         for documents, vectors in batches:
             flat = np.ascontiguousarray(vectors(), dtype).ravel()
             columns = [
@@ -164,28 +161,6 @@ def _to_parquet(batches: Iterator[Batch], path: Path, n: int, width: tuple[int, 
                 arrow.FixedSizeListArray.from_arrays(arrow.array(flat), dim),
             ]
             writer.write_table(arrow.table(columns, schema=schema))
-
-
-class _aside:
-    """A file that takes its name when all is written, and leaves nothing behind if something fails."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._aside = path, path.with_name(path.name + ".tmp")
-
-    def __enter__(self) -> IO[bytes]:
-        self._file = self._aside.open("wb")
-        return self._file
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            self._file.close()
-            if kind is None:
-                self._aside.replace(self._path)
-        finally:
-            self._aside.unlink(missing_ok=True)
 
 
 WRITERS: Final = {"jsonl": _to_jsonl, "npy": _to_npy, "parquet": _to_parquet}

@@ -23,6 +23,8 @@ def read_ids(path: str) -> list[str]:
         If the file cannot be read, a line is not UTF-8 or a quoted one not JSON; or if no id is left.
     """
     if path == "-":
+        if sys.stdin is None:
+            raise CorpusError("<stdin>", 0, "standard input is closed; pipe ids in or name a file")
         return _ids(sys.stdin.buffer, "<stdin>")
     try:
         with Path(path).open("rb") as file:
@@ -36,6 +38,8 @@ def _ids(stream: object, source: str) -> list[str]:
     for number, raw in lines_of(stream, source):  # type: ignore[arg-type]
         try:
             line = decoded(number, raw).removesuffix("\n").removesuffix("\r")
+            if not line.strip():
+                continue
             if line.startswith('"'):
                 value = json.loads(line)
                 if not isinstance(value, str):
@@ -43,8 +47,7 @@ def _ids(stream: object, source: str) -> list[str]:
                 line = value
         except (InputError, ValueError) as error:
             raise CorpusError(source, number, f"{error}; expected an id a line (in double quotes: as JSON)") from None
-        if line.strip():
-            ids.append(line)
+        ids.append(line)
     if not ids:
         raise CorpusError(source, 0, "holds no id; expected one a line")
     return ids

@@ -18,7 +18,7 @@ from indexes.staging import Staging
 from indexes.stored import StoredVectors
 from indexes.vectors import Choice, VectorIndex, check_factory, choose, free_memory
 
-from .encoder import Encoder
+from .encoder import Encoder, check_encoded
 from .halves import choose_whitening
 from .moments import Float32, Moments, unit_rows
 from .progress import Advance, progress_bar
@@ -48,7 +48,7 @@ def encode_staged(staging: Staging, encoder: Encoder, dtype: str, progress: bool
     with progress_bar("encoding", staging.count, progress) as advance:
         advance(done := staging.encoded)
         for texts in staging.chunks():
-            staging.put(*encoder.encode(texts))
+            staging.put(*check_encoded(encoder.encode(texts), len(texts), encoder.dim))
             advance(staging.encoded - done)
             done = staging.encoded
     if cut := int(staging.truncated().sum()):

@@ -32,6 +32,7 @@ from indexes.vectors import linear_transform
 from .moments import Float32, Float64, Moments, check_vectors, unit_rows
 
 NOISE = 8 * float(np.finfo(np.float32).eps)
+_UNREADABLE = (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError)  # of a file of others
 DEFAULTS = {"beta": 0.0, "gamma": 0.125, "epsilon": 0.001, "local": 0.5}
 """What to take where nothing can be chosen by (docs/whitening.md). epsilon does nothing but keep vectors of low rank
 from being refused."""
@@ -277,6 +278,6 @@ class Whitening:
                     f"expected {[(d,), (d,), (d, k)]} in float64"
                 )
             loaded._prepare()
-        except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, *_UNREADABLE) as error:
             raise IndexCorruptError(f"{fspath(path)} is not a whitening saved by Whitening.save: {error}") from error
         return loaded

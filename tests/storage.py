@@ -33,7 +33,7 @@ Embed = Callable[[str], Float32]
 
 DIM = 4
 PLAN = {"model": {"name": "a test", "fingerprint": "00"}}
-WHITENING = ({"dim": DIM, "beta": 1.0}, b"the whitening's bytes")
+WHITENING = ({"dim": DIM, "beta": 1.0, "fitted_below": 0}, b"the whitening's bytes")
 
 # 24 unit rows of dim 4 whose inner products are 0, +-1/2 and +-1, exactly, in float16 as in float32: ties abound
 CELLS = np.array([*product((0.5, -0.5), repeat=4), *np.eye(4), *-np.eye(4)], np.float32)
@@ -135,7 +135,7 @@ def build(
         parameters, data = (None, None) if whitening is None else whitening
         writer.commit(
             [segment],
-            model={"name": "a test", "dim": dim},
+            model={"name": "a test", "source": "none", "dim": dim, "prompts": {}, "fingerprint": {}},
             dim=dim,
             whitening=parameters,
             whitening_file=None if data is None else writer.write_whitening(data),

@@ -316,10 +316,10 @@ MANIFEST = Manifest(
     documents=5,
     next_row=9,
     dim=4,
-    model={"name": "é🦊", "prompts": {"query": "q: "}},
-    whitening={"dim": 4, "beta": 0.1},
+    model={"name": "é🦊", "source": "here", "dim": 8, "prompts": {"query": "q: "}, "fingerprint": {}},
+    whitening={"dim": 4, "beta": 0.1, "fitted_below": 5},
     whitening_file=dataclasses.replace(ENTRY, role="whitening"),
-    index={"factory": "Flat"},
+    index={"requested": "auto", "factory": "Flat", "reason": "few"},
     raw="float16",
     segments=(
         Segment(first_row=0, count=7, factory="Flat", vectors=ENTRY, raw=None, rows=None),

@@ -516,7 +516,9 @@ def test_verify_finds_vectors_that_are_not_those_of_the_texts(tmp_path: Path) ->
         sha256 = sha256_of(tmp_path / "other" / "segments" / "000001.faiss")
         rewrite_manifest(tmp_path / "i", lambda m: m["segments"][0]["vectors"].update(sha256=sha256))
         bad = [check for check in engine.verify(deep=True) if check.problem]
-        assert [check.name for check in bad] == ["vectors"] and "is not that of its raw vector" in str(bad[0].problem)
+        assert [check.name for check in bad] == ["vectors"] and "are not those of the raw vectors" in str(
+            bad[0].problem
+        )
 
 
 def test_documents_come_back_from_an_export(tmp_path: Path) -> None:
