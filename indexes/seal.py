@@ -8,6 +8,7 @@ is none until the next write: documents and manifest are then held against their
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -27,6 +28,11 @@ def break_seal(folder: Path) -> None:
 
 def seal(folder: Path) -> None:
     """Seal the catalogue as it is; its log must be empty."""
+    log = folder / f"{CATALOGUE}-wal"
+    if log.exists():
+        # subtle: SQLite does not fsync the log that it has emptied; after a power cut it may be back, against the seal
+        with log.open("rb") as file:
+            os.fsync(file.fileno())
     note = {"bytes": (folder / CATALOGUE).stat().st_size, "sha256": sha256_of(folder / CATALOGUE)}
     write_durably(folder / SEAL, json.dumps(note).encode())
     step("sealed")

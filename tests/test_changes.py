@@ -574,3 +574,22 @@ def test_exports_that_cannot_be_made(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="standard output"):
             engine.export("-", format="npy")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["i", "out"]
+
+
+@pytest.mark.parametrize("raw", ["float16", None])
+@pytest.mark.parametrize(
+    "index", ["PQ4x4", "IVF4,PQ4x4fs", "RaBitQ", "IVF4,RaBitQ", "PCA8,SQ8", "SQ8,RFlat", "HNSW8,PQ4x4"]
+)
+def test_every_structure_can_be_verified_and_compacted(tmp_path: Path, index: str, raw: Any) -> None:
+    """FAISS 1.15.1 ended the process when it decoded what it had read of IVF,PQ..fs; coarse codes were called damaged."""
+    documents = corpus(80)
+    with Engine.build(documents, tmp_path / "i", model="hash:16", whitening=None, index=index, raw=raw) as engine:
+        engine.add(corpus(20, seed=1))
+        engine.delete([str(documents[0].doc_id)])
+    with Engine.open(tmp_path / "i") as engine:
+        whole(engine)
+        engine.compact()
+        whole(engine)
+    with Engine.open(tmp_path / "i") as engine:
+        whole(engine)
+        assert len(contents(engine)) == 99

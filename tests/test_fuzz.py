@@ -159,7 +159,7 @@ def test_a_seal_that_is_none_is_found(data: bytes) -> None:
             check_seal(folder)
 
 
-@fuzz
+@settings(fuzz, max_examples=15)  # a refusal waits for a name that can be read
 @given(NOTES)
 def test_a_second_writer_is_refused_whatever_the_first_one_left_as_its_name(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as name, write_lock(Path(name)):
