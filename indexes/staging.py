@@ -1,8 +1,7 @@
 """Documents and raw vectors on their way into an index, safe against interruption.
 
     INDEX/staging/documents.sqlite    every document of the build, checked before any model runs
-    INDEX/staging/raw.npy             raw vectors, written chunk after chunk; truncated.bin, a byte a vector
-    INDEX/staging/progress.json       what is being built, and how many rows of raw.npy are good
+    INDEX/staging/raw.npy, ...        their raw vectors, chunk after chunk (`indexes.spool`)
 
 Nothing in here is part of the index: readers never look. When a build (or an addition to an
 index) is started again with the same documents and the same plan, it goes on after the last good
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,8 +23,9 @@ from numpy.typing import NDArray
 from .catalogue import DOCUMENT_COLUMNS, create_documents, document_checksum, open_database, text_hash
 from .document import Document
 from .errors import IndexUnfinishedError, VectorError
-from .files import FileEntry, make_folder, sha256_of, sync_folder, write_durably
+from .files import FileEntry, make_folder
 from .seal import CATALOGUE
+from .spool import Spool
 from .steps import step
 
 if TYPE_CHECKING:
@@ -62,8 +61,6 @@ class Staging:
         Documents of the index whose metadata alone is to be another.
     unchanged : int
         Documents that the index has just so.
-    encoded : int
-        Staged documents that have their raw vector (the first ones).
     """
 
     def __init__(self, folder: Path, *, first_row: int = 0, index: Path | None = None, replace: bool = False) -> None:
@@ -85,9 +82,9 @@ class Staging:
             self._database.execute("ATTACH DATABASE ? AS catalogue", [str(index / CATALOGUE)])
         self._digest = hashlib.sha256()
         self._copies: dict[str, int] = {}  # of the ids made from texts that came more than once
-        self.count, self.encoded = 0, 0
+        self._spool = Spool(folder)
+        self.count = 0
         self.replaced, self.relabelled, self.unchanged = 0, 0, 0
-        self._plan: dict[str, Any] = {}
 
     def add(
         self,
@@ -224,62 +221,25 @@ class Staging:
         IndexUnfinishedError
             If there are such vectors, and they may not.
         """
-        self._dim, self._dtype = dim, np.dtype(dtype)
-        wanted = {
-            "plan": dict(plan), "dim": dim, "dtype": dtype, "first_row": self._first_row,
-            "documents": self._digest.hexdigest(),
-        }  # fmt: skip
-        self._plan = json.loads(json.dumps(wanted))  # as it is read back: no tuples
-        header = np.lib.format
-        with (self._folder / "header.tmp").open("wb") as file:
-            header.write_array_header_1_0(
-                file, {"descr": header.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (self.count, dim)}
-            )
-            self._offset = file.tell()
-        self.encoded, others = self._progress()
+        plan = {"plan": dict(plan), "first_row": self._first_row, "documents": self._digest.hexdigest()}
+        others = self._spool.find(self.count, dim, dtype, plan)
         if others and not drop_others:
             raise IndexUnfinishedError(
                 f"{self._folder.parent} holds an interrupted build or addition of other documents or another model "
                 f"({others:,} vectors are done); run that one again to finish it, or throw those away with fresh=True "
                 "(--fresh)"
             )
-        if self.encoded:
-            os.truncate(self._raw, self._position(self.encoded))
-        else:
-            # subtle: first of all, or the note of one plan would vouch for the vectors of the next
-            (self._folder / "progress.json").unlink(missing_ok=True)
-            sync_folder(self._folder)
-            (self._folder / "header.tmp").replace(self._raw)
-            self._sums = (_sum_of(self._raw, self._offset), hashlib.sha256())
+        self._spool.begin()
+
+    @property
+    def encoded(self) -> int:
+        """Staged documents that have their raw vector (the first ones)."""
+        return self._spool.encoded
 
     @property
     def has_vectors(self) -> bool:
         """Whether there are vectors, of this build or an interrupted one, that would be lost with the folder."""
-        return self.encoded > 0 or (self._folder / "progress.json").exists()
-
-    @property
-    def _raw(self) -> Path:
-        return self._folder / "raw.npy"
-
-    @property
-    def _flags(self) -> Path:
-        return self._folder / "truncated.bin"
-
-    def _position(self, row: int) -> int:
-        return self._offset + row * self._dim * self._dtype.itemsize
-
-    def _progress(self) -> tuple[int, int]:
-        """How many rows of raw.npy are good, and how many are another plan's."""
-        try:
-            note = dict(json.loads((self._folder / "progress.json").read_text()))
-            encoded, sums = int(note.pop("encoded")), note.pop("sha256")
-            if note != self._plan:  # and if rows were given away since, it was committed or can never be
-                return 0, encoded if note.get("first_row", 0) == self._first_row else 0
-            self._sums = (_sum_of(self._raw, self._position(encoded)), _sum_of(self._flags, encoded))
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            return 0, 0
-        good = 0 <= encoded <= self.count and sums == [made.hexdigest() for made in self._sums]
-        return (encoded if good else 0), 0
+        return self._spool.has_vectors
 
     def chunks(self) -> Iterator[list[str]]:
         """The texts that are still to be encoded, chunk by chunk; `put` each one's vectors before asking for the next.
@@ -299,7 +259,7 @@ class Staging:
             if texts:
                 yield texts
             else:
-                self.put(np.empty((0, self._dim), np.float32), np.empty(0, np.bool_))
+                self.put(np.empty((0, self._spool.dim), np.float32), np.empty(0, np.bool_))
 
     def put(self, vectors: NDArray[np.floating[Any]], truncated: NDArray[np.bool_]) -> None:
         """Add the raw vectors of the texts that `chunks` gave, and of their copies, durably.
@@ -317,33 +277,26 @@ class Staging:
         """
         here = self._sources - self.encoded
         new, inside = here == np.arange(len(here)), here >= 0
-        expected = (int(new.sum()), self._dim)
+        spool = self._spool
+        expected = (int(new.sum()), spool.dim)
         if np.shape(vectors) != expected or np.shape(truncated) != expected[:1]:
             raise VectorError(
                 f"the model gave vectors of shape {np.shape(vectors)} and truncated flags of shape "
                 f"{np.shape(truncated)}; expected {expected} and {expected[:1]}"
             )
         with np.errstate(over="ignore"):
-            stored = np.asarray(vectors).astype(self._dtype)
+            stored = np.asarray(vectors).astype(spool.dtype)
         if not np.isfinite(stored).all():
             raise VectorError(
-                f"the model gave vectors that do not fit {self._dtype} (NaN, infinite or beyond 65,504); "
+                f"the model gave vectors that do not fit {spool.dtype} (NaN, infinite or beyond 65,504); "
                 "keep them as raw='float32' if they are finite"
             )
-        rows = np.empty((len(self._sources), self._dim), self._dtype)
+        rows = np.empty((len(self._sources), spool.dim), spool.dtype)
         flags = np.empty(len(self._sources), np.bool_)
         rows[new], flags[new] = stored, truncated
         rows[inside], flags[inside] = rows[here[inside]], flags[here[inside]]
-        rows[~inside], flags[~inside] = self.raw()[self._sources[~inside]], self.truncated()[self._sources[~inside]]
-        _write_at(self._raw, self._position(self.encoded), rows.tobytes())
-        _write_at(self._flags, self.encoded, flags.tobytes())
-        step("vectors written")
-        self._sums[0].update(rows.tobytes())
-        self._sums[1].update(flags.tobytes())
-        self.encoded += len(rows)
-        note = self._plan | {"encoded": self.encoded, "sha256": [made.hexdigest() for made in self._sums]}
-        write_durably(self._folder / "progress.json", json.dumps(note).encode())
-        step("chunk noted")
+        rows[~inside], flags[~inside] = spool.at(self._sources[~inside])
+        spool.append(rows, flags)
 
     def texts(self, positions: Sequence[int]) -> list[str]:
         """The texts of staged documents, by their position (ascending)."""
@@ -355,25 +308,15 @@ class Staging:
 
     def raw(self) -> NDArray[np.floating[Any]]:
         """The raw vectors so far, memory-mapped, of shape (encoded, dim)."""
-        if not self.encoded:
-            return np.empty((0, self._dim), self._dtype)
-        return np.memmap(self._raw, self._dtype, "r", self._offset, (self.encoded, self._dim))
+        return self._spool.vectors()
 
     def truncated(self) -> NDArray[np.bool_]:
         """Which texts so far were longer than the model reads, of shape (encoded,), bool."""
-        # not np.fromfile, which takes a disk that cannot be read for the end of the file
-        return np.frombuffer(self._flags.read_bytes() if self.encoded else b"", np.bool_, self.encoded)
+        return self._spool.flags()
 
     def publish_raw(self, path: Path) -> FileEntry:
         """Give the finished raw vectors a second name in the index; the first one stays until `leave`."""
-        path.unlink(missing_ok=True)
-        try:
-            os.link(self._raw, path)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(self._raw, path)
-            with path.open("r+b") as file:
-                os.fsync(file.fileno())
-        return FileEntry(name=path.name, role="raw", bytes=path.stat().st_size, sha256=sha256_of(path))
+        return self._spool.publish(path)
 
     def publish_documents(self, database: Database) -> None:
         """Copy what is staged into a catalogue that has it attached as ``staged`` (see `attach`)."""
@@ -410,14 +353,6 @@ class Staging:
             shutil.rmtree(self._folder)
 
 
-def vectors_wait(folder: Path, first_row: int) -> bool:
-    """Whether a staging folder holds vectors of an interrupted addition whose rows are still to be given away."""
-    try:
-        return bool(json.loads((folder / "progress.json").read_text()).get("first_row", 0) == first_row)
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return False
-
-
 class _Known(NamedTuple):
     """A document that the index has."""
 
@@ -437,23 +372,3 @@ def _sorted(metadata: str) -> str:
 
 def _made_id(hashed_text: bytes) -> str:
     return f"text:{hashed_text[:8].hex()}"
-
-
-def _sum_of(path: Path, size: int) -> hashlib._Hash:
-    """SHA-256 of the first bytes of a file, to be continued."""
-    made = hashlib.sha256()
-    with path.open("rb") as file:
-        while size > 0 and (piece := file.read(min(size, 1 << 20))):
-            made.update(piece)
-            size -= len(piece)
-    if size:
-        raise ValueError(f"{path} is {size} bytes short")
-    return made
-
-
-def _write_at(path: Path, offset: int, data: bytes) -> None:
-    with path.open("r+b" if path.exists() else "w+b") as file:
-        file.seek(offset)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -38,7 +38,8 @@ from .files import FileEntry, make_folder, sync_folder, write_array, write_durab
 from .lock import write_lock
 from .manifest import Manifest, Segment
 from .seal import CATALOGUE, break_seal, seal
-from .staging import Staging, vectors_wait
+from .spool import waits
+from .staging import Staging
 from .steps import step
 from .vectors import VectorIndex
 
@@ -134,7 +135,7 @@ class BundleWriter:
         for path in (self.folder / "segments").glob("*"):
             if path.name not in listed and _OURS.fullmatch(f"segments/{path.name}"):
                 path.unlink()
-        if manifest is not None and not vectors_wait(self.folder / "staging", manifest.next_row):
+        if manifest is not None and not waits(self.folder / "staging", manifest.next_row):
             shutil.rmtree(self.folder / "staging", ignore_errors=True)
         step("swept")
 

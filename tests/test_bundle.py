@@ -512,11 +512,11 @@ def test_a_commit_that_failed_may_be_followed_by_another_build(tmp_path: Path, m
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import indexes.writer, indexes.staging, storage
+import indexes.writer, indexes.spool, indexes.staging, storage
 
 folder, owner, name, when, call = Path(sys.argv[1]), *sys.argv[2:5], int(sys.argv[5])
 indexes.staging.CHUNK = 3
-target = {"bundle": indexes.writer, "staging": indexes.staging, "Staging": indexes.staging.Staging,
+target = {"bundle": indexes.writer, "spool": indexes.spool, "Staging": indexes.staging.Staging,
           "VectorIndex": indexes.writer.VectorIndex, "shutil": indexes.staging.shutil}[owner]
 real, calls = getattr(target, name), []
 
@@ -539,8 +539,8 @@ ENVIRONMENT["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS)])
 @pytest.mark.parametrize(
     "owner, name, when, call, encoded",
     [
-        ("staging", "_write_at", "after", 9, 12),  # the vectors of the fifth chunk, not their flags
-        ("staging", "write_durably", "before", 4, 9),
+        ("spool", "_write_at", "after", 9, 12),  # the vectors of the fifth chunk, not their flags
+        ("spool", "write_durably", "before", 4, 9),
         ("Staging", "publish_raw", "after", 1, 40),
         ("bundle", "write_commit", "after", 1, 40),  # inside of the transaction
     ],

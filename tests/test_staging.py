@@ -29,6 +29,7 @@ from storage import (
     staged,
 )
 
+import indexes.spool
 import indexes.staging
 from indexes.catalogue import text_hash
 from indexes.document import Document
@@ -311,7 +312,7 @@ def test_a_write_that_fails_costs_one_chunk_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int, error: type[BaseException]
 ) -> None:
     expected = whole(tmp_path / "whole")
-    real, calls = getattr(indexes.staging, function), []
+    real, calls = getattr(indexes.spool, function), []
 
     def fail(*arguments: Any) -> None:
         calls.append(arguments)
@@ -320,7 +321,7 @@ def test_a_write_that_fails_costs_one_chunk_at_most(
         real(*arguments)
 
     with closing(stage(tmp_path / "s", TEXTS)) as staging, monkeypatch.context() as patch:
-        patch.setattr(indexes.staging, function, fail)
+        patch.setattr(indexes.spool, function, fail)
         if call < 3 or function == "_write_at":  # three chunks: six writes, three notes of progress
             with pytest.raises(error, match="no space left"):
                 encode_staged(staging)
@@ -377,7 +378,7 @@ def test_the_vectors_of_another_plan_are_never_taken_for_good(tmp_path: Path, mo
         def die(*arguments: Any) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(indexes.staging, "write_durably", die)
+        patch.setattr(indexes.spool, "write_durably", die)
         with pytest.raises(KeyboardInterrupt):
             encode_staged(staging, lambda text: -cell(text))
     with closing(stage(tmp_path / "s", TEXTS)) as staging:
