@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.bundle import Bundle
+from indexes.choice import Choice
 from indexes.errors import InputError
 from indexes.files import FileEntry, write_array
 from indexes.manifest import Segment
 from indexes.stored import StoredVectors
-from indexes.vectors import Choice
 from indexes.writer import BundleWriter
 
 from .corpora import Fields, Format

@@ -113,7 +113,7 @@ class Engine:
             columns, and all else is chosen by how well halves of the corpus's own texts find each other
             (`retrieval.halves`); "auto" keeps half of the columns, if there are two documents for each.
         index : str, default="auto"
-            A FAISS factory string, or "auto" (`indexes.vectors.choose`).
+            A FAISS factory string, or "auto" (`indexes.choice.choose`).
         raw : {"float16", "float32", None}, default="float16"
             How raw vectors are kept beside the index. Vectors are searched as they are kept:
             float16 moves a cosine by about 1e-5. None keeps none (float16 while building).

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from indexes.choice import Choice, choose, free_memory
 from indexes.errors import InputError
 from indexes.staging import Staging
 from indexes.stored import StoredVectors
-from indexes.vectors import Choice, VectorIndex, check_factory, choose, free_memory
+from indexes.vectors import VectorIndex, check_factory
 
 from .encoder import Encoder, check_encoded
 from .halves import choose_whitening

@@ -19,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from indexes.choice import FEW, FLAT_COMPONENTS, Choice, choose, free_memory
 from indexes.errors import IndexCorruptError, InputError, MissingPackageError, VectorError
-from indexes.vectors import EXACT_SHARE, FEW, FLAT_COMPONENTS, Choice, VectorIndex, check_factory, choose, free_memory
+from indexes.vectors import EXACT_SHARE, VectorIndex, check_factory
 
 Array = NDArray[Any]
 
@@ -540,7 +541,7 @@ def test_faiss_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_faiss_is_loaded_only_when_it_is_needed() -> None:
-    code = "import sys; sys.modules['faiss'] = None; from indexes.vectors import choose; print(choose(9, 9, 9).factory)"
+    code = "import sys; sys.modules['faiss'] = None; from indexes.choice import choose; print(choose(9, 9, 9).factory)"
     result = python(code)
     assert (result.returncode, result.stdout) == (0, "Flat\n"), result.stderr
 
