@@ -17,7 +17,8 @@ one committed state or the next. What no commit lists is swept by the next write
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .catalogue import Catalogue, StoredDocument
-from .errors import IndexCorruptError, InputError
+from .errors import IndexCorruptError, IndexUnfinishedError, InputError
 from .files import FileEntry, map_array
 from .manifest import Manifest, Segment
 from .stored import StoredVectors
@@ -78,9 +79,10 @@ class Bundle:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder = folder.absolute()  # the process may go elsewhere
         self._catalogue = Catalogue(folder)
         self._loaded: list[_Loaded] = []
+        self._good: set[FileEntry] = set()  # raw vectors, which are verified when they are first used
         self._generation = -1
         try:
             self.refresh()
@@ -88,27 +90,55 @@ class Bundle:
             self.close()
             raise
 
-    def read(self, what: Callable[[], T]) -> T:
-        """What is read by some function from one committed state, the newest.
+    @contextmanager
+    def hold(self, prepare: Callable[[], T]) -> Iterator[T]:
+        """One committed state, the newest, for as long as the block lasts; gives what a function reads of it first.
 
-        If files are missing because a writer committed the next state meanwhile and swept them away, it is read again.
-
-        Examples
-        --------
-        ``bundle.read(lambda: (bundle.manifest, bundle.search(vectors, 10)))``: both of the same state.
+        If files are missing because a writer committed the next state meanwhile and swept them away, that function is
+        called again, in the next state; so it should do nothing but read.
         """
         while True:
             with self._catalogue.snapshot() as manifest:
                 try:
                     self._load(manifest)
-                    return what()
+                    prepared = prepare()
                 except IndexCorruptError as error:
                     lost = error
                 except FileNotFoundError as error:  # between its check and its use
+                    if self.folder not in Path(str(error.filename)).parents:
+                        raise
                     lost = IndexCorruptError(f"{error.filename} is missing; restore it from a copy or build again")
+                else:
+                    if not self._catalogue.changed_meanwhile():
+                        yield prepared
+                        if self._catalogue.changed_meanwhile():
+                            raise IndexUnfinishedError(f"{self.folder} was changed while it was read; do it again")
+                        return
+                    continue
+            self._catalogue.check_place()
             with self._catalogue.snapshot() as newest:
                 if newest.generation == manifest.generation:
                     raise lost
+
+    def read(self, what: Callable[[], T]) -> T:
+        """What a function reads from one committed state, the newest; see `hold`.
+
+        Examples
+        --------
+        ``bundle.read(lambda: (bundle.manifest, bundle.search(vectors, 10)))``: both of the same state.
+        """
+        with self.hold(what) as found:
+            return found
+
+    def check_place(self) -> None:
+        """See whether the index that was opened is still the one at its path.
+
+        Raises
+        ------
+        IndexMissingError
+            If it was removed, or another one put in its place.
+        """
+        self._catalogue.check_place()
 
     def refresh_to_write(self) -> None:
         """Load the newest state, and make sure that it is the newest: a reader of a folder that cannot be written to
@@ -116,9 +146,12 @@ class Bundle:
 
         Raises
         ------
+        IndexMissingError
+            If the folder was removed or replaced since it was opened.
         sqlite3.OperationalError
             If the catalogue can only be read as it once was.
         """
+        self._catalogue.check_place()
         self._catalogue.thaw()
         self.refresh()
 
@@ -144,30 +177,30 @@ class Bundle:
     def _verified(self, entry: FileEntry) -> Path:
         return entry.verify(self.folder / "segments")
 
+    def _verified_once(self, entry: FileEntry) -> Path:
+        path = entry.verify(self.folder / "segments", content=entry not in self._good)
+        self._good.add(entry)
+        return path
+
     def truncated(self) -> int:
         """Number of live documents whose text was longer than the model reads."""
-        with self._catalogue.snapshot():
-            return self._catalogue.count("truncated = 1")
+        return self.read(lambda: self._catalogue.count("truncated = 1"))
 
     def deleted_rows(self) -> Int64:
         """Rows that have a vector and no document any more, of shape (m,), int64."""
-        with self._catalogue.snapshot():
-            return self._catalogue.deleted_rows()
+        return self.read(self._catalogue.deleted_rows)
 
     def rows_of(self, ids: Sequence[str]) -> dict[str, int]:
         """The rows of those of some ids that are there."""
-        with self._catalogue.snapshot():
-            return self._catalogue.rows_of(ids)
+        return self.read(lambda: self._catalogue.rows_of(ids))
 
     def rows_matching(self, expression: str | Mapping[str, Any]) -> Int64:
         """Rows of the documents that a filter lets through, of shape (m,), int64."""
-        with self._catalogue.snapshot():
-            return self._catalogue.rows_matching(expression)
+        return self.read(lambda: self._catalogue.rows_matching(expression))
 
     def documents(self, rows: Sequence[int]) -> list[StoredDocument]:
         """The documents of these rows, in this order."""
-        with self._catalogue.snapshot():
-            found = self._catalogue.documents(rows)
+        found = self.read(lambda: self._catalogue.documents(rows))
         return [found[row] for row in rows]
 
     def texts(self, rows: Sequence[int]) -> list[str]:
@@ -176,8 +209,7 @@ class Bundle:
 
     def live_rows(self) -> Int64:
         """Rows of all documents, ascending, of shape (n,), int64."""
-        with self._catalogue.snapshot():
-            return self._catalogue.ids()[0]
+        return self.read(self._catalogue.rows)
 
     def bytes_on_disk(self) -> int:
         """Size of the catalogue and of the files that the last commit lists."""
@@ -191,12 +223,15 @@ class Bundle:
         InputError
             If an id is not in the index.
         """
-        with self._catalogue.snapshot():
+
+        def found() -> list[StoredDocument]:
             rows = self._catalogue.rows_of(ids)
             if missing := [doc_id for doc_id in ids if doc_id not in rows]:
                 raise InputError(f"id {missing[0]!r} is not in {self.folder}; expected ids of its documents")
             documents = self._catalogue.documents(list(rows.values()))
-        return [documents[rows[doc_id]] for doc_id in ids]
+            return [documents[rows[doc_id]] for doc_id in ids]
+
+        return self.read(found)
 
     def raw_documents(self) -> tuple[list[str], NDArray[np.floating[Any]]]:
         """Ids and raw vectors of all live documents, in the order of rows.
@@ -238,7 +273,7 @@ class Bundle:
             if raw is None:
                 return None
             vectors = map_array(
-                self._verified(raw), (loaded.segment.count, self.manifest.model["dim"]), "float16", "float32"
+                self._verified_once(raw), (loaded.segment.count, self.manifest.model["dim"]), "float16", "float32"
             )
             parts.append((vectors, *self._alive(loaded, dead)))
         dtype = parts[0][0].dtype if parts else np.float16

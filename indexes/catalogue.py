@@ -16,7 +16,7 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +65,11 @@ def document_checksum(row: int, doc_id: str, metadata: str, hashed_text: bytes) 
     """8 bytes that tell whether a stored document is still what was written."""
     parts = (str(row).encode(), doc_id.encode(), metadata.encode(), hashed_text)
     return hashlib.blake2b(b"\0".join(parts), digest_size=8).digest()
+
+
+def rows_of_cursor(cursor: Iterable[tuple[Any, ...]]) -> Int64:
+    """The numbers of a column, of shape (m,), int64, without a list of them."""
+    return np.fromiter((int(row) for (row,) in cursor), np.int64)
 
 
 def open_database(path: Path) -> Database:
@@ -118,6 +123,7 @@ class Catalogue:
         check_seal(folder)
         connection, self._frozen = _connect_readonly(self._path)
         self._database = Database(connection)
+        self._identity, self._signature = _identity(self._path), _signature(self._path)
         self._lock, self._inside = threading.RLock(), False
         try:
             with self.snapshot():
@@ -146,6 +152,35 @@ class Catalogue:
                 self._database.conn.close()
                 self._database, self._frozen = Database(connection), False
 
+    def check_place(self) -> None:
+        """See whether the file that was opened is still the one at its path.
+
+        Raises
+        ------
+        IndexMissingError
+            If it was removed, or another one put in its place.
+        """
+        if _identity(self._path) != self._identity:
+            raise IndexMissingError(
+                f"{self._path.parent} is not the index that was opened (it was removed or replaced); open it again"
+            )
+
+    def changed_meanwhile(self) -> bool:
+        """Whether a frozen connection may have seen two states, because somebody else can write after all."""
+        return self._frozen and _signature(self._path) != self._signature
+
+    def _reopen(self) -> None:
+        """In the place of a frozen connection one that is not, or a new one: it keeps what it has read once."""
+        from sqlite_utils import Database
+
+        if self.changed_meanwhile():
+            connection, self._frozen = _connect_readonly(self._path)
+            self._database.conn.close()
+            self._database, self._signature = Database(connection), _signature(self._path)
+        else:
+            with suppress(sqlite3.OperationalError):  # nothing can write there still
+                self.thaw()
+
     @contextmanager
     def snapshot(self) -> Iterator[Manifest]:
         """One committed state: everything read inside belongs together, whatever a writer does meanwhile.
@@ -162,8 +197,7 @@ class Catalogue:
                 yield self._manifest()
                 return
             if self._frozen:
-                with suppress(sqlite3.OperationalError):  # as it was when it was opened: nothing can write there
-                    self.thaw()
+                self._reopen()
             connection = self._database.conn
             with self._sqlite_errors():
                 connection.execute("BEGIN")
@@ -236,10 +270,17 @@ class Catalogue:
             found = self._database.execute("SELECT row, id FROM documents ORDER BY row").fetchall()
         return np.array([row for row, _ in found], np.int64), [str(doc_id) for _, doc_id in found]
 
+    def rows(self) -> Int64:
+        """Rows of all live documents, ascending, of shape (n,), int64."""
+        return self._rows("SELECT row FROM documents ORDER BY row")
+
     def deleted_rows(self) -> Int64:
         """Rows that have a vector but no document any more, of shape (m,), int64."""
+        return self._rows("SELECT row FROM deletions")
+
+    def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> Int64:
         with self._sqlite_errors():
-            return np.array(self._database.execute("SELECT row FROM deletions").fetchall(), np.int64).reshape(-1)
+            return rows_of_cursor(self._database.execute(sql, parameters))
 
     def rows_matching(self, expression: str | Mapping[str, Any]) -> Int64:
         """Rows of the documents that a filter lets through, of shape (m,), int64.
@@ -250,28 +291,31 @@ class Catalogue:
             If the filter cannot be understood, or names a field that no document has.
         """
         rows = self._select_rows(expression, "")
-        if not rows:
+        if not len(rows):
             self._check_fields(parse_filter(expression).fields)
-        return np.array(rows, np.int64).reshape(-1)
+        return rows
 
     def _check_fields(self, fields: Sequence[str]) -> None:
         """A filter that matches nothing may be a slip of the pen: say so."""
         if not self.count():
             return
         for field in fields:
-            if not self._select_rows({field: {"$exists": True}}, "LIMIT 1"):
+            if not len(self._select_rows({field: {"$exists": True}}, "LIMIT 1")):
                 known = self._database.execute(
                     "SELECT DISTINCT key FROM (SELECT metadata FROM documents LIMIT 1000), json_each(metadata) LIMIT 20"
                 ).fetchall()
                 names = ", ".join(sorted(name for (name,) in known)) or "none"
-                raise FilterError(f"no document has a field {field!r}; fields there are: {names}")
+                raise FilterError(
+                    f"no document has a field {field!r}; among the fields there are: {names} (quote a name with dots "
+                    'or blanks: "a.b")'
+                )
 
-    def _select_rows(self, expression: str | Mapping[str, Any], limit: str) -> list[tuple[int]]:
+    def _select_rows(self, expression: str | Mapping[str, Any], limit: str) -> Int64:
         condition = parse_filter(expression)
         try:
             sql = f"SELECT row FROM documents WHERE {condition.sql} {limit}"
             with self._sqlite_errors("malformed", "disk I/O", "no such"):
-                return [(int(row),) for (row,) in self._database.execute(sql, condition.parameters)]
+                return rows_of_cursor(self._database.execute(sql, condition.parameters))
         except sqlite3.OperationalError as error:
             raise FilterError(f"SQLite cannot evaluate the filter {expression!r}: {error}") from error
 
@@ -315,9 +359,9 @@ def create_tables(database: Database) -> None:
 
 def delete_rows(database: Database, rows: Int64) -> None:
     """Take documents away whose vectors stay for now; call it inside ``database.atomic()``."""
-    wanted = [json.dumps(rows.tolist())]
-    database.execute("INSERT INTO deletions SELECT value FROM json_each(?)", wanted)
-    database.execute("DELETE FROM documents WHERE row IN (SELECT value FROM json_each(?))", wanted)
+    database.conn.executemany("INSERT INTO deletions VALUES (?)", ((int(row),) for row in rows))
+    if len(rows):
+        database.execute("DELETE FROM documents WHERE row IN (SELECT row FROM deletions)")
     step("documents deleted")
 
 
@@ -376,3 +420,25 @@ def _connect_readonly(path: Path) -> tuple[sqlite3.Connection, bool]:
 
 def _uri(path: Path) -> str:
     return f"file:{quote(str(path.absolute()))}?mode=ro"
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file is at a path."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _signature(path: Path) -> tuple[Any, ...]:
+    """What differs when somebody has written to a database or its log."""
+    found = []
+    for name in (path.name, path.name + "-wal"):
+        try:
+            status = path.with_name(name).stat()
+        except FileNotFoundError:
+            found.append((0, 0))
+        else:
+            found.append((status.st_size, status.st_mtime_ns if status.st_size else 0))
+    return tuple(found)

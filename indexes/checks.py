@@ -1,6 +1,6 @@
 """Whether an index folder is what was committed: every file, every document, and that they fit together.
 
-Unlike opening, which stops at the first fault, this looks at everything that can still be looked at.
+Unlike opening, which stops at the first fault, this looks at every file of an index whose catalogue can be believed.
 Leaves out what only a whitening could tell (`retrieval.verify`).
 """
 
@@ -58,7 +58,7 @@ def check_folder(folder: Path, *, deep: bool) -> list[Check]:
     ----------
     folder : Path
     deep : bool
-        Read every byte; else sizes, and how rows and documents fit together.
+        Read every byte; else what opening reads, the sizes of the rest, and how rows and documents fit together.
 
     Raises
     ------
@@ -76,7 +76,9 @@ def check_folder(folder: Path, *, deep: bool) -> list[Check]:
                 check("rows and documents", lambda: _check_rows(folder, catalogue, manifest)),
             ]
             for file in manifest.files:
-                checks.append(check(file.name, partial(file.verify, folder / "segments", content=deep)))
+                checks.append(
+                    check(file.name, partial(file.verify, folder / "segments", content=deep or file.role != "raw"))
+                )
             if deep:
                 checks.append(check("documents", lambda: _check_documents(catalogue)))
             if all(each.problem is None for each in checks):
@@ -88,7 +90,7 @@ def check_folder(folder: Path, *, deep: bool) -> list[Check]:
 
 def _check_rows(folder: Path, catalogue: Catalogue, manifest: Manifest) -> None:
     """Each row of a segment is a document or deleted, never both, and each document has its vector."""
-    rows, deleted = catalogue.ids()[0], np.sort(catalogue.deleted_rows())
+    rows, deleted = catalogue.rows(), np.sort(catalogue.deleted_rows())
     parts = [np.empty(0, np.int64)]
     for segment in manifest.segments:
         if segment.rows is None:
@@ -110,6 +112,6 @@ def _check_rows(folder: Path, catalogue: Catalogue, manifest: Manifest) -> None:
 
 
 def _check_documents(catalogue: Catalogue) -> None:
-    rows = catalogue.ids()[0]
+    rows = catalogue.rows()
     for start in range(0, len(rows), 1024):
         catalogue.documents(rows[start : start + 1024].tolist())

@@ -173,7 +173,7 @@ def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
     """Version 1 had one segment, whose rows count from 0 and whose structure is the index's."""
     (segment,) = values["segments"]
     raw, numbers = segment["raw"], segment["count"] * values["model"]["dim"]
-    kept = None if raw is None else "float32" if raw["bytes"] >= 4 * numbers else "float16"
+    kept = None if raw is None else "float32" if raw["bytes"] - 128 >= 4 * numbers else "float16"
     whitening = values["whitening"] and values["whitening"] | {"fitted_below": values["whitening"]["n_fitted"]}
     segment = segment | {"factory": values["index"]["factory"], "rows": None}
     return values | {"segments": [segment], "raw": kept, "whitening": whitening, "format_version": FORMAT_VERSION}

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .catalogue import DOCUMENT_COLUMNS, create_documents, document_checksum, open_database, text_hash
+from .catalogue import (
+    DOCUMENT_COLUMNS,
+    create_documents,
+    document_checksum,
+    open_database,
+    rows_of_cursor,
+    text_hash,
+)
 from .document import Document
 from .errors import IndexUnfinishedError, VectorError
 from .files import FileEntry, make_folder
@@ -199,7 +206,7 @@ class Staging:
         )
 
     def _rows(self, sql: str) -> NDArray[np.int64]:
-        return np.array([row for (row,) in self._database.execute(sql)], np.int64)
+        return rows_of_cursor(self._database.execute(sql))
 
     def begin_vectors(self, dim: int, dtype: str, plan: Mapping[str, Any], *, drop_others: bool = True) -> None:
         """Make room for the raw vectors, or find those of an interrupted build again.
@@ -326,8 +333,8 @@ class Staging:
         )
         columns = ", ".join(DOCUMENT_COLUMNS)
         database.execute(f"INSERT INTO documents ({columns}) SELECT {columns} FROM staged.documents ORDER BY row")
-        cut = (np.flatnonzero(self.truncated()) + self._first_row).tolist()
-        database.conn.executemany("UPDATE documents SET truncated = 1 WHERE row = ?", ((row,) for row in cut))
+        cut = np.flatnonzero(self.truncated()) + self._first_row
+        database.conn.executemany("UPDATE documents SET truncated = 1 WHERE row = ?", ((int(row),) for row in cut))
         step("documents inserted")
 
     def attach(self, database: Database) -> None:

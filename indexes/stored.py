@@ -57,6 +57,10 @@ class StoredVectors:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def of_rows(self, rows: Int64) -> Vectors:
+        """The vectors of some of `rows`, in this order."""
+        return self[np.searchsorted(self.rows, rows)]
+
     def whole(self) -> Vectors:
         """All of them in one array; memory-mapped where it is one part without deletions."""
         if len(self._parts) == 1 and self._parts[0][1] is None:

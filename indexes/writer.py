@@ -37,7 +37,7 @@ from .errors import IndexError_, IndexExistsError, IndexMissingError, IndexUnfin
 from .files import FileEntry, make_folder, sync_folder, write_array, write_durably
 from .lock import write_lock
 from .manifest import Manifest, Segment
-from .seal import CATALOGUE, break_seal, seal
+from .seal import CATALOGUE, SEAL, break_seal, seal
 from .spool import waits
 from .staging import Staging
 from .steps import step
@@ -97,6 +97,8 @@ class BundleWriter:
         self._made = not self.folder.exists()
         if self._bundle is None:
             self._prepare_folder()
+        else:
+            self._bundle.check_place()
         self._stack.enter_context(write_lock(self.folder))
         try:
             step("locked")
@@ -248,11 +250,23 @@ class BundleWriter:
             self._finish(manifest, vacuum)
         except (OSError, sqlite3.Error) as error:
             logger.warning(
-                "%s: the change is committed, but what is left over could not be removed (%s); the next write does it",
+                "%s: the change is committed, but what is left over could not be removed (%s); compact does it",
                 self.folder,
                 error,
             )
         return manifest
+
+    def tidy(self) -> None:
+        """Give the space that the catalogue does not need any more back to the disk; the state stays."""
+        assert self._before is not None
+        database = open_database(self.folder / CATALOGUE)
+        try:
+            (free,) = database.execute("PRAGMA freelist_count").fetchone()
+        finally:
+            database.conn.close()
+        if free:
+            break_seal(self.folder)
+            self._finish(self._before, vacuum=True)
 
     def _finish(self, manifest: Manifest, vacuum: bool) -> None:
         """Put the house in order behind a commit; if this is not reached, the next writer does it."""
@@ -262,6 +276,10 @@ class BundleWriter:
         if self._bundle is not None:
             self._sweep(manifest)
             step("files removed")
+        self._settle(vacuum)
+
+    def _settle(self, vacuum: bool = False) -> None:
+        """All of the catalogue in one file, and that sealed."""
         database = open_database(self.folder / CATALOGUE)
         try:
             if vacuum:
@@ -276,20 +294,29 @@ class BundleWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        unborn = error is not None and self._bundle is None and not _is_committed(self.folder)
-        if "staging" in self.__dict__:
-            self.staging.leave()
-        if unborn and not (self.folder / "staging").exists():
-            # left by another plan, whose vectors are gone
-            shutil.rmtree(self.folder / "segments", ignore_errors=True)
-            for path in self.folder.glob("catalogue.*"):
-                path.unlink()
-            (self.folder / "write.lock").unlink(missing_ok=True)  # while it is held, or it may be another's
+        try:
+            unborn = error is not None and self._bundle is None and not _is_committed(self.folder)
+            if "staging" in self.__dict__:
+                self.staging.leave()
+            if unborn and not (self.folder / "staging").exists():
+                self._leave_nothing()
+            if self._bundle is not None and not (self.folder / SEAL).exists():
+                with suppress(
+                    OSError, sqlite3.Error
+                ):  # a write failed, or one was killed before; the next one tries again
+                    self._settle()
+        finally:
             self._stack.close()
-            if self._made:
-                with suppress(OSError):  # the next writer is here already
-                    self.folder.rmdir()
-        self._stack.close()
+        if error is not None and self._made and not any(self.folder.iterdir()):
+            with suppress(OSError):  # the next writer is here already
+                self.folder.rmdir()
+
+    def _leave_nothing(self) -> None:
+        """Remove what was left by another plan, whose vectors are gone."""
+        shutil.rmtree(self.folder / "segments", ignore_errors=True)
+        for path in self.folder.glob("catalogue.*"):
+            path.unlink()
+        (self.folder / "write.lock").unlink(missing_ok=True)  # while it is held, or it may be another's
 
 
 _FOLDERS = ("segments", "staging")

@@ -39,6 +39,7 @@ from .making import (
     fitted,
     index_rows,
     structure,
+    structure_or_auto,
 )  # fmt: skip
 from .provenance import made_by, whitening_fields
 from .whitening import Whitening
@@ -75,8 +76,9 @@ class Changes:
     missing: int = 0
 
     def __str__(self) -> str:
-        counts = {name: getattr(self, name) for name in self.__slots__}
-        return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing to do"
+        words = {name: name for name in self.__slots__} | {"relabelled": "with other metadata"}
+        counts = {words[name]: getattr(self, name) for name in self.__slots__}
+        return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "nothing to do"
 
 
 def put_documents(
@@ -95,6 +97,11 @@ def put_documents(
     progress: bool,
 ) -> Changes:
     """Bring a corpus into an index; see `Engine.add` and `Engine.upsert`."""
+    if prune and on_error == "skip":
+        raise InputError(
+            "prune=True with on_error='skip' would delete the documents whose records are bad; mend those, "
+            "or do one after the other"
+        )
     with BundleWriter(bundle.folder, bundle, replace=replace, fresh=fresh) as writer:
         staging = writer.staging
         stage_corpus(
@@ -112,13 +119,16 @@ def put_documents(
         if not (staging.count or staging.relabelled or len(absent)):
             return changes
         dead, segments = np.union1d(superseded, absent), list(bundle.manifest.segments)
+        differing: dict[str, Any] = {}
         if staging.count:
             encode_staged(staging, encoder(), bundle.manifest.raw or "float16", progress)
             absorbed = _no_larger(bundle, staging.count, dead)
             segments = segments[: len(segments) - len(absorbed)]
-            segments.append(_addition(writer, bundle, absorbed, dead, whitening(), progress))
-        writer.commit(segments, dead=dead, made_by=made_by())
-    bundle.refresh()
+            choice, new = _addition(writer, bundle, absorbed, dead, whitening(), progress)
+            segments.append(new)
+            if len(segments) == 1:
+                differing["index"] = choice
+        writer.commit(segments, dead=dead, made_by=made_by(), **differing)
     return changes
 
 
@@ -143,7 +153,7 @@ def _addition(
     dead: Int64,
     whitening: Whitening | None,
     progress: bool,
-) -> Segment:
+) -> tuple[Mapping[str, Any], Segment]:
     manifest, staging = bundle.manifest, writer.staging
     rows = np.arange(manifest.next_row, manifest.next_row + staging.count)
     vectors = StoredVectors.of(staging.raw(), rows)
@@ -153,12 +163,11 @@ def _addition(
         assert before is not None
         vectors = before + vectors
         publish = _copier(vectors)
-    try:
-        choice = structure(str(manifest.index["requested"]), len(vectors), manifest.dim)
-    except InputError:  # too few for what was asked for
-        choice = structure("auto", len(vectors), manifest.dim)
+    requested = str(manifest.index["requested"])
+    choice = structure_or_auto(requested, len(vectors), manifest.dim)
     index = index_rows(choice, vectors, whitening, manifest.dim, progress)
-    return writer.write_segment(index, choice.factory, vectors.rows, publish if manifest.raw else None)
+    segment = writer.write_segment(index, choice.factory, vectors.rows, publish if manifest.raw else None)
+    return _record(requested, choice), segment
 
 
 def _copier(vectors: StoredVectors) -> Callable[[Path], FileEntry]:
@@ -183,6 +192,8 @@ def delete_documents(bundle: Bundle, ids: Sequence[str] | None, filter: str | Ma
     """Take documents out of an index; see `Engine.delete`."""
     if (ids is None) == (filter is None):
         raise InputError("give either ids or a filter of what is to be deleted")
+    if filter is not None and not filter:
+        raise InputError(f"filter={filter!r} lets everything through; to empty an index remove it, or name what goes")
     if ids is not None:
         ids = check_ids(ids)
     with BundleWriter(bundle.folder, bundle) as writer:
@@ -202,7 +213,6 @@ def delete_documents(bundle: Bundle, ids: Sequence[str] | None, filter: str | Ma
             )
         if len(dead):
             writer.commit(bundle.manifest.segments, dead=dead, made_by=made_by())
-    bundle.refresh()
     return Changes(deleted=len(dead), missing=len(missing))
 
 
@@ -211,7 +221,8 @@ def compact(bundle: Bundle, whitening: Callable[[], Whitening | None], progress:
     with BundleWriter(bundle.folder, bundle) as writer:
         manifest = bundle.manifest
         if len(manifest.segments) <= 1 and not len(bundle.deleted_rows()):
-            logger.info("%s is compact already", bundle.folder)
+            writer.tidy()
+            logger.info("%s is one segment without deletions already", bundle.folder)
             return
         vectors = bundle.raw_vectors()
         raw_kept = vectors is not None
@@ -221,7 +232,6 @@ def compact(bundle: Bundle, whitening: Callable[[], Whitening | None], progress:
             writer, bundle, vectors, whitening() if raw_kept else None, manifest.dim, None, progress
         )
         writer.commit(segments, made_by=made_by(), vacuum=True, index=choice or manifest.index)
-    bundle.refresh()
 
 
 def rebuild(
@@ -247,14 +257,14 @@ def rebuild(
         elif whitening == "auto":
             whitening = auto_dim(n, d)
         dim = dim_after(whitening, d)
-        structure(index or str(manifest.index["requested"]), n, dim)  # a slip is told before the work
+        if index is not None:
+            structure(index, n, dim)  # a slip is told before the work
         own = not (isinstance(whitening, Whitening) and whitening.is_fitted)
         rows = vectors.rows
         fit = fitted(whitening, vectors, lambda places: bundle.texts(rows[places].tolist()), encoder, progress)
         choice, segments = _rewritten(writer, bundle, vectors, fit, dim, index, progress)
         fields = whitening_fields(fit, writer.write_whitening, fitted_below=manifest.next_row if own else 0)
         writer.commit(segments, made_by=made_by(), vacuum=True, index=choice, dim=dim, **fields)
-    bundle.refresh()
 
 
 def _same(record: Mapping[str, Any] | None) -> Whitening | None:
@@ -278,12 +288,7 @@ def _rewritten(
     if not len(vectors):
         return None, []
     requested = str(manifest.index["requested"]) if index is None else index
-    try:
-        choice = structure(requested, len(vectors), dim)
-    except InputError:
-        if index is not None:
-            raise
-        choice = structure("auto", len(vectors), dim)  # too few are left for what was asked for
+    choice = (structure_or_auto if index is None else structure)(requested, len(vectors), dim)
     rows = index_rows(choice, vectors, whitening, dim, progress)
     publish: Callable[[Path], FileEntry] | None = None
     if manifest.raw is not None:

@@ -119,9 +119,7 @@ def verify(index_path: str, deep: bool, format_: str) -> None:
     "--format",
     "format_",
     type=click.Choice(["jsonl", "npy", "parquet"]),
-    default="jsonl",
-    show_default=True,
-    help="jsonl: documents, for build. npy: vectors, and their ids in OUTPUT.ids.jsonl. parquet: both.",
+    help="jsonl: documents. npy: vectors, and their ids in OUTPUT.ids.jsonl. parquet: both.  [default: by the suffix]",
 )
 @click.option(
     "--vectors",

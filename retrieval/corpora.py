@@ -32,6 +32,9 @@ from .streams import LONGEST, Lines, decoded, inner_suffix, lines_of, open_strea
 
 __all__ = ["Fields", "Format", "Record", "Reject", "read_corpus", "read_records"]
 
+PARQUET_MARK: Final = "sentence-retrieval"
+"""In the metadata of a Parquet file: an index was exported to it (`retrieval.exports`)."""
+
 Format: TypeAlias = Literal["jsonl", "csv", "tsv", "text", "parquet", "beir"]
 LineReader: TypeAlias = Callable[[Lines, str, Fields], Iterator[Row]]
 Reader: TypeAlias = Callable[[IO[bytes], str, Fields], Iterator[Row]]
@@ -292,6 +295,11 @@ def _parquet(stream: IO[bytes], source: str, fields: Fields) -> Iterator[Row]:
             names = table.schema_arrow.names
             check_columns(names, fields)
             columns = None
+            exported = PARQUET_MARK.encode() in (table.schema_arrow.metadata or {})
+            if (
+                exported and fields == DEFAULT_FIELDS
+            ):  # an index's own: its metadata is JSON, its vectors are not ours to read
+                columns = ["id", "text", "metadata"]
             if fields.metadata is not None:
                 wanted = {*((fields.doc_id,) if fields.doc_id else ("_id", "id")), *(fields.text or ("title", "text"))}
                 columns = [name for name in names if name in {*wanted, "metadata", *fields.metadata}]
@@ -299,6 +307,8 @@ def _parquet(stream: IO[bytes], source: str, fields: Fields) -> Iterator[Row]:
                 for index in range(batch.num_rows):
                     number += 1
                     item = _parquet_row(batch, index)
+                    if exported and not isinstance(item, InputError):
+                        item = {**item, "metadata": json.loads(item["metadata"])}
                     yield number, item, item
         except (OSError, EOFError, zlib.error) as error:
             unreadable(error, source, number)

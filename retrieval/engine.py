@@ -13,6 +13,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Literal, overload
 
@@ -74,6 +75,7 @@ class Engine:
         self._model = encoder
         self._encoder: Encoder | None = None
         self._whitening: tuple[object, Whitening | None] = (None, None)
+        self._writing = Lock()  # threads take turns; another process is refused by the folder's own lock
         self.whitening  # noqa: B018  # loaded now, so that damage is found when an index is opened
 
     @classmethod
@@ -172,7 +174,11 @@ class Engine:
                 made_by=made_by(),
                 **whitening_fields(fit, writer.write_whitening, fitted_below=0 if foreign else n),
             )
-        return cls(Bundle(folder), encoder)
+        try:
+            return cls(Bundle(folder), encoder)
+        except OSError as error:
+            message = f"the index is built and committed, but cannot be opened now ({error.strerror or error})"
+            raise OSError(error.errno, message, str(folder)) from error
 
     @classmethod
     def open(cls, path: str | PathLike[str], *, model: str | Encoder | None = None) -> Engine:
@@ -392,9 +398,10 @@ class Engine:
 
     def _put(self, corpus: Corpus, *, rejects: str | PathLike[str] | None, **how: Any) -> Changes:
         _check_rejects(rejects, self._bundle.folder)
-        return changes.put_documents(
-            self._bundle, lambda: self.encoder, lambda: self.whitening, corpus, rejects=rejects, **how
-        )
+        with self._writing:
+            return changes.put_documents(
+                self._bundle, lambda: self.encoder, lambda: self.whitening, corpus, rejects=rejects, **how
+            )
 
     def delete(self, ids: Sequence[str] | None = None, *, filter: str | Mapping[str, Any] | None = None) -> Changes:
         """Delete the documents of some ids, or those that a filter lets through, in one commit.
@@ -418,7 +425,8 @@ class Engine:
         >>> engine.delete(["b"]).deleted, len(engine)
         (1, 1)
         """
-        return changes.delete_documents(self._bundle, ids, filter)
+        with self._writing:
+            return changes.delete_documents(self._bundle, ids, filter)
 
     def compact(self, *, progress: bool = False) -> None:
         """Merge all segments into one without deleted rows, and give the space back to the disk, in one commit.
@@ -426,7 +434,8 @@ class Engine:
         Nothing is encoded and the whitening stays. Where raw vectors are kept, the result is that of a build over
         the live documents with this whitening; else 8-bit codes are decoded and made again.
         """
-        changes.compact(self._bundle, lambda: self.whitening, progress)
+        with self._writing:
+            changes.compact(self._bundle, lambda: self.whitening, progress)
 
     def rebuild(
         self,
@@ -451,7 +460,8 @@ class Engine:
         InputError
             If the index keeps no raw vectors or holds no document, or the whitening or structure cannot be made.
         """
-        changes.rebuild(self._bundle, lambda: self.encoder, whitening=whitening, index=index, progress=progress)
+        with self._writing:
+            changes.rebuild(self._bundle, lambda: self.encoder, whitening=whitening, index=index, progress=progress)
 
     def verify(self, *, deep: bool = False) -> list[Check]:
         """Look whether everything is as it was committed; a list of what was looked at, each with its problem or None.
@@ -461,6 +471,8 @@ class Engine:
         deep : bool, default=False
             Read every byte: checksums of all files and documents, SQLite's own check, and whether the vectors
             that are searched are those of the raw ones.
+
+        An index that cannot be opened any more is looked at by ``retrieval.verify.verify(path, deep=True)``.
 
         Examples
         --------
@@ -475,14 +487,14 @@ class Engine:
         self,
         path: str | PathLike[str],
         *,
-        format: exports.ExportFormat = "jsonl",
+        format: exports.ExportFormat | None = None,
         vectors: exports.Which = "whitened",
         filter: str | Mapping[str, Any] | None = None,
         progress: bool = False,
     ) -> int:
         """Write documents or vectors to a file that others read; see `retrieval.exports.export`."""
         return exports.export(
-            self._bundle, self.whitening, path, format=format, vectors=vectors, filter=filter, progress=progress
+            self._bundle, lambda: self.whitening, path, format=format, vectors=vectors, filter=filter, progress=progress
         )
 
     def get(self, ids: Sequence[str]) -> list[Document]:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import IO, Any, Final, Literal, get_args
+from typing import IO, Any, Final, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,24 +20,26 @@ from indexes.bundle import Bundle
 from indexes.catalogue import StoredDocument
 from indexes.errors import InputError
 
+from .corpora import PARQUET_MARK
 from .making import whiten
 from .progress import progress_bar
-from .streams import optional_package, written_aside
+from .streams import OPENERS, optional_package, written_aside
 from .whitening import Whitening
 
 ExportFormat = Literal["jsonl", "npy", "parquet"]
 Which = Literal["whitened", "raw"]
 AT_ONCE: Final = 1024
 
-Batch = tuple[Sequence[StoredDocument], Callable[[], NDArray[np.floating[Any]]]]
+Taken = Callable[[NDArray[np.int64]], NDArray[np.floating[Any]]]
+Batch = tuple[Sequence[StoredDocument], NDArray[np.floating[Any]]]
 
 
 def export(
     bundle: Bundle,
-    whitening: Whitening | None,
+    whitening: Callable[[], Whitening | None],
     path: str | PathLike[str],
     *,
-    format: ExportFormat = "jsonl",
+    format: ExportFormat | None = None,
     vectors: Which = "whitened",
     filter: str | Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -47,49 +49,68 @@ def export(
     Parameters
     ----------
     bundle : Bundle
-    whitening : Whitening or None
-        That of the bundle.
+    whitening : callable
+        Gives that of the bundle's state.
     path : path
         "-" is standard output (jsonl only). A file that is there is replaced.
-    format : {"jsonl", "npy", "parquet"}
+    format : {"jsonl", "npy", "parquet"}, optional
         - jsonl: one object a document: id, text, metadata.
         - npy: the vectors, of shape (n, k) or (n, d); and beside them ``<path>.ids.jsonl``, a JSON string an id.
         - parquet: columns id, text, metadata (JSON), vector.
+
+        By default what the suffix of path says; else jsonl.
     vectors : {"whitened", "raw"}
-        The unit rows of k float32 that are searched (before 8-bit coding), or the model's own as they are kept.
+        The unit rows of k float32 that are searched, or the model's own as they are kept (float16). An index without
+        raw vectors gives the unit rows as its structure holds them, 8-bit codes decoded.
     filter : str or mapping, optional
         Only the documents that it lets through.
 
     Raises
     ------
     InputError
-        If the format is unknown, the index keeps no raw vectors to write vectors from, or path lies in the index.
+        If the format is unknown, raw vectors are asked for that are not kept, or path lies in the index.
     MissingPackageError
         If format is parquet and pyarrow is not installed.
     """
+    suffix, to_stdout = Path(path).suffix.lower(), fspath(path) == "-"
+    if format is None:
+        format = cast("ExportFormat", suffix[1:] if suffix in (".npy", ".parquet") else "jsonl")
     if format not in get_args(ExportFormat) or vectors not in get_args(Which):
         raise InputError(f"format={format!r}, vectors={vectors!r}; expected jsonl, npy or parquet; whitened or raw")
-    to_stdout = fspath(path) == "-"
+    if format == "jsonl" and vectors == "raw":
+        raise InputError("jsonl holds no vectors; raw ones are written as npy or parquet")
     if to_stdout and format != "jsonl":
         raise InputError(f"{format} cannot be written to standard output; name a file with -o FILE")
+    if suffix in OPENERS:
+        raise InputError(f"{fspath(path)}: nothing is compressed here; write {Path(path).stem} and compress that")
     if not to_stdout and bundle.folder.resolve() in Path(path).resolve().parents:
         raise InputError(f"{fspath(path)} lies in the index folder; give another place")
-    write = WRITERS[format]
 
-    def all_of_it() -> int:
-        if format != "jsonl" and bundle.manifest.raw is None:
-            raise InputError(f"{bundle.folder} was built without raw vectors; only its documents can be written")
+    def found() -> tuple[NDArray[np.int64], Taken | None]:
         rows = bundle.live_rows() if filter is None else np.sort(bundle.rows_matching(filter))
-        with progress_bar("exporting", len(rows), progress) as advance:
-            batches = _batches(bundle, whitening, rows, format, vectors, advance)
-            if to_stdout:
-                _write_jsonl(batches, sys.stdout.buffer)
-                sys.stdout.buffer.flush()
-            else:
-                write(batches, Path(path), len(rows), _width(bundle, vectors))
-        return len(rows)
+        return rows, None if format == "jsonl" else _taken(bundle, whitening, vectors)
 
-    return bundle.read(all_of_it)
+    with bundle.hold(found) as (rows, taken), progress_bar("exporting", len(rows), progress) as advance:
+        batches = _batches(bundle, rows, taken, advance)
+        if to_stdout:
+            _write_jsonl(batches, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        else:
+            WRITERS[format](batches, Path(path), len(rows), _width(bundle, vectors))
+    return len(rows)
+
+
+def _taken(bundle: Bundle, whitening: Callable[[], Whitening | None], vectors: Which) -> Taken:
+    """What gives the vectors of some rows."""
+    raw = bundle.raw_vectors()
+    if vectors == "raw":
+        if raw is None:
+            raise InputError(f"{bundle.folder} was built without raw vectors; only whitened ones can be written")
+        return raw.of_rows
+    if raw is None:
+        return bundle.searched_vectors().of_rows
+    kept, fit = raw, whitening()
+    return lambda rows: whiten(kept.of_rows(rows), fit)
 
 
 def _width(bundle: Bundle, vectors: Which) -> tuple[int, str]:
@@ -100,23 +121,12 @@ def _width(bundle: Bundle, vectors: Which) -> tuple[int, str]:
 
 
 def _batches(
-    bundle: Bundle,
-    whitening: Whitening | None,
-    rows: NDArray[np.int64],
-    format: ExportFormat,
-    which: Which,
-    advance: Callable[[int], None],
+    bundle: Bundle, rows: NDArray[np.int64], taken: Taken | None, advance: Callable[[int], None]
 ) -> Iterator[Batch]:
-    raw = None if format == "jsonl" else bundle.raw_vectors()
+    """Documents and, where they are wanted, vectors; `AT_ONCE` at a time."""
     for start in range(0, len(rows), AT_ONCE):
         part = rows[start : start + AT_ONCE]
-
-        def taken(part: NDArray[np.int64] = part) -> NDArray[np.floating[Any]]:
-            assert raw is not None
-            found = raw[np.searchsorted(raw.rows, part)]
-            return found if which == "raw" else whiten(found, whitening)
-
-        yield bundle.documents(part.tolist()), taken
+        yield bundle.documents(part.tolist()), np.empty((len(part), 0)) if taken is None else taken(part)
         advance(len(part))
 
 
@@ -139,7 +149,7 @@ def _to_npy(batches: Iterator[Batch], path: Path, n: int, width: tuple[int, str]
     with written_aside(path) as file, written_aside(path.with_name(path.name + ".ids.jsonl")) as ids:
         header.write_array_header_1_0(file, described)
         for documents, vectors in batches:
-            file.write(np.ascontiguousarray(vectors(), dtype).tobytes())
+            file.write(np.ascontiguousarray(vectors, dtype).tobytes())
             ids.write("".join(json.dumps(one.doc_id, ensure_ascii=False) + "\n" for one in documents).encode())
 
 
@@ -149,11 +159,12 @@ def _to_parquet(batches: Iterator[Batch], path: Path, n: int, width: tuple[int, 
     dim, dtype = width
     kind = arrow.list_(arrow.from_numpy_dtype(np.dtype(dtype)), dim)
     schema = arrow.schema(
-        [("id", arrow.string()), ("text", arrow.string()), ("metadata", arrow.string()), ("vector", kind)]
+        [("id", arrow.string()), ("text", arrow.string()), ("metadata", arrow.string()), ("vector", kind)],
+        metadata={PARQUET_MARK: "1"},
     )
     with written_aside(path) as file, parquet.ParquetWriter(file, schema) as writer:
         for documents, vectors in batches:
-            flat = np.ascontiguousarray(vectors(), dtype).ravel()
+            flat = np.ascontiguousarray(vectors, dtype).ravel()
             columns = [
                 [one.doc_id for one in documents],
                 [one.text for one in documents],

@@ -45,7 +45,7 @@ def encode_staged(staging: Staging, encoder: Encoder, dtype: str, progress: bool
     """
     staging.begin_vectors(encoder.dim, dtype, _plan(encoder), drop_others=False)
     if staging.encoded:
-        logger.info("going on with an interrupted build at document %s", f"{staging.encoded:,}")
+        logger.info("going on: %s of %s texts were encoded before", f"{staging.encoded:,}", f"{staging.count:,}")
     with progress_bar("encoding", staging.count, progress) as advance:
         advance(done := staging.encoded)
         for texts in staging.chunks():
@@ -140,6 +140,14 @@ def structure(requested: str, n: int, dim: int) -> Choice:
     choice = choose(n, dim, free_memory()) if requested == "auto" else Choice(factory=requested, reason="as asked for")
     check_factory(choice.factory, dim, n)
     return choice
+
+
+def structure_or_auto(requested: str, n: int, dim: int) -> Choice:
+    """As `structure`; where the rows are too few for what was asked for, what suits them."""
+    try:
+        return structure(requested, n, dim)
+    except InputError:
+        return structure("auto", n, dim)
 
 
 def index_rows(choice: Choice, vectors: Vectors, whitening: Whitening | None, dim: int, progress: bool) -> VectorIndex:

@@ -131,7 +131,7 @@ def decoded(number: int, raw: bytes) -> str:
             ) from None
         raise InputError(
             f"byte {error.start} of the line (counted from 0) is 0x{raw[error.start]:02x}, which is not UTF-8 there; "
-            "convert the file, such as with: iconv -f LATIN1 -t UTF-8"
+            "convert the file, such as with: iconv -f ITS-ENCODING -t UTF-8 (GB18030, LATIN1, ...)"
         ) from None
     return text.removeprefix("\ufeff") if number == 1 else text
 

@@ -17,6 +17,7 @@ arXiv:2103.15316; the hyperparameters: https://kexue.fm/archives/9079.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable
 from os import PathLike, fspath
@@ -259,7 +260,9 @@ class Whitening:
         from safetensors import SafetensorError, safe_open
 
         if not Path(path).is_file():
-            raise FileNotFoundError(f"{fspath(path)}: no such file; expected a whitening saved by Whitening.save")
+            raise FileNotFoundError(
+                errno.ENOENT, "no such file; expected a whitening saved by Whitening.save", fspath(path)
+            )
         try:
             with safe_open(fspath(path), framework="numpy") as file:
                 header = json.loads((file.metadata() or {})["whitening"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from indexes.errors import (
     InputError,
     VectorError,
 )
+from indexes.manifest import Manifest, checksum
 from retrieval import Document, Engine, Whitening
 from retrieval.changes import Changes
 from retrieval.encoder import Encoded, HashEncoder, Role
@@ -280,6 +282,9 @@ def test_deleting(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         for ids in ("abc", [1], [None]):
             with pytest.raises(InputError, match="expected a list of ids"):
                 engine.delete(ids)  # type: ignore[arg-type]
+        for everything in ({}, ""):
+            with pytest.raises(InputError, match="lets everything through"):
+                engine.delete(filter=everything)
         with pytest.raises(FilterError, match="no document has a field 'knd'"):
             engine.delete(filter="knd = 'c'")
         whole(engine)
@@ -531,8 +536,11 @@ def test_documents_come_back_from_an_export(tmp_path: Path) -> None:
         engine.delete([str(documents[5].doc_id)])
         assert engine.export(tmp_path / "out.jsonl") == 11
         assert engine.export(tmp_path / "some.jsonl", filter="n < 3") == 3
-        with Engine.build(tmp_path / "out.jsonl", tmp_path / "again", model="hash:16") as again:
-            assert contents(again) == contents(engine)
+        engine.export(tmp_path / "out.parquet")
+        for name in ("out.jsonl", "out.parquet"):
+            with Engine.build(tmp_path / name, tmp_path / f"of {name}", model="hash:16") as again:
+                assert contents(again) == contents(engine)
+            assert engine.upsert(tmp_path / name) == Changes(unchanged=11)
 
 
 @pytest.mark.parametrize("whitening", [Whitening(5, gamma=0.5, epsilon=0.1), None])
@@ -563,7 +571,8 @@ def test_exports_that_cannot_be_made(tmp_path: Path) -> None:
         for how, said in [
             ({"format": "csv"}, "expected jsonl, npy or parquet"),
             ({"format": "npy", "vectors": "sparse"}, "whitened or raw"),
-            ({"format": "npy"}, "without raw vectors"),
+            ({"format": "npy", "vectors": "raw"}, "without raw vectors"),
+            ({"vectors": "raw"}, "jsonl holds no vectors"),
         ]:
             (tmp_path / "out").write_text("mine")
             with pytest.raises(InputError, match=said):
@@ -571,6 +580,10 @@ def test_exports_that_cannot_be_made(tmp_path: Path) -> None:
             assert (tmp_path / "out").read_text() == "mine"
         with pytest.raises(InputError, match="lies in the index folder"):
             engine.export(tmp_path / "i" / "out.jsonl")
+        with pytest.raises(InputError, match="nothing is compressed here"):
+            engine.export(tmp_path / "out.jsonl.gz")
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            engine.export(tmp_path / "nowhere" / "out.jsonl")
         with pytest.raises(InputError, match="standard output"):
             engine.export("-", format="npy")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["i", "out"]
@@ -593,3 +606,131 @@ def test_every_structure_can_be_verified_and_compacted(tmp_path: Path, index: st
     with Engine.open(tmp_path / "i") as engine:
         whole(engine)
         assert len(contents(engine)) == 99
+
+
+# ---- found by a reviewer and by a user
+
+
+def test_what_took_the_place_of_an_index_is_not_written_to(tmp_path: Path) -> None:
+    """A change by an engine of the old one used to be committed into the new one, and destroyed it."""
+    with Engine.build([("a", "first text"), ("b", "second text")], tmp_path / "i", model="hash:16") as old:
+        (tmp_path / "i").rename(tmp_path / "old")
+        for change in (lambda: old.add(["new"]), lambda: old.delete(["a"]), old.compact, old.rebuild):
+            with pytest.raises(IndexMissingError, match="removed or replaced"):
+                change()
+        assert not (tmp_path / "i").exists()
+        Engine.build(corpus(30), tmp_path / "i", model="hash:16", whitening=4).close()
+        for change in (lambda: old.add(["new"]), lambda: old.delete(["a"]), old.compact, old.rebuild):
+            with pytest.raises(IndexMissingError, match="removed or replaced"):
+                change()
+    with Engine.open(tmp_path / "i") as new:
+        assert contents(new) == as_contents(corpus(30))
+        whole(new)
+
+
+def test_an_engine_stays_where_it_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Engine.build(["one"], "i", model="hash:16") as engine:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert engine.add(["two"]) == Changes(added=1)
+        whole(engine)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_bad_records_are_not_taken_for_absent_ones(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text('{"id": "a", "text": "one"}\n{"id": "b", "text": ""}\n')
+    with Engine.build([("a", "one"), ("b", "two")], tmp_path / "i", model="hash:16") as engine:
+        with pytest.raises(InputError, match="would delete the documents whose records are bad"):
+            engine.upsert(tmp_path / "c.jsonl", prune=True, on_error="skip")
+        assert engine.upsert(tmp_path / "c.jsonl", on_error="skip") == Changes(unchanged=1)
+        assert len(engine) == 2
+
+
+def test_an_export_is_of_one_state_also_beside_a_rebuild(tmp_path: Path) -> None:
+    with (
+        Engine.build(corpus(60), tmp_path / "i", model="hash:16", whitening=Whitening(6)) as engine,
+        Engine.open(tmp_path / "i") as other,
+    ):
+        assert engine.whitening is not None
+        other.rebuild(whitening=Whitening(3, gamma=1.0))
+        engine.export(tmp_path / "v.npy")
+        vectors = np.load(tmp_path / "v.npy")
+        ids = [json.loads(line) for line in (tmp_path / "v.npy.ids.jsonl").read_text().splitlines()]
+        np.testing.assert_allclose(vectors, other.embed([one.text for one in other.get(ids)]), atol=2e-3)
+
+
+def test_an_error_behind_the_commit_is_none_of_the_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    with Engine.build(corpus(30), tmp_path / "i", model="hash:16") as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr("indexes.bundle.VectorIndex.read", fail)
+            assert engine.add(["new"]) == Changes(added=1)
+            with pytest.raises(OSError, match="Input/output"):
+                engine.search("fox")
+            with pytest.raises(OSError, match="built and committed, but cannot be opened"):
+                Engine.build(corpus(3), tmp_path / "j", model="hash:16")
+        assert len(engine) == 31
+    with Engine.open(tmp_path / "j") as built:
+        assert len(built) == 3
+
+
+def test_info_names_the_structure_that_is_there(tmp_path: Path) -> None:
+    with Engine.build(corpus(20), tmp_path / "i", model="hash:16") as engine:
+        assert engine.info()["index"] == "Flat"
+        engine.add([(str(i), f"text {i}") for i in range(1500)])
+        assert engine.info()["index"] == "SQ8" and "1,520" in engine.info()["index_reason"]
+
+
+def test_one_segment_is_compacted_too(tmp_path: Path) -> None:
+    """An addition may take the segment in; then the space in the catalogue is what is left to give back."""
+    with Engine.build(
+        [(str(i), f"{i} " + "word " * 500) for i in range(300)], tmp_path / "i", model="hash:16"
+    ) as engine:
+        engine.upsert([(str(i), f"{i}") for i in range(300)])
+        before = engine.info()
+        engine.compact()
+        after = engine.info()
+        assert after["generation"] == before["generation"] and after["bytes"] < before["bytes"] / 4
+        whole(engine)
+
+
+def test_a_write_that_fails_leaves_the_catalogue_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Engine.build(corpus(30), tmp_path / "i", model="hash:16") as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr("indexes.writer.write_commit", fail)
+            with pytest.raises(OSError, match="No space"):
+                engine.add(["new"])
+        assert (tmp_path / "i" / "catalogue.seal").exists()
+        (tmp_path / "i" / "catalogue.seal").unlink()  # as after a kill
+        engine.delete(["nobody"])
+        assert (tmp_path / "i" / "catalogue.seal").exists()
+        assert engine.add(["new"]) == Changes(added=1)
+        whole(engine)
+
+
+def test_threads_of_one_engine_take_turns(tmp_path: Path) -> None:
+    with Engine.build(["first"], tmp_path / "i", model="hash:16") as engine:
+        with ThreadPoolExecutor(4) as pool:
+            done = list(pool.map(lambda i: engine.add([f"text {i}"]), range(12)))
+        assert done == [Changes(added=1)] * 12 and len(engine) == 13
+        whole(engine)
+
+
+def test_a_tiny_index_of_version_1_keeps_float16() -> None:
+    entry = {"name": "000001.faiss", "role": "vectors", "bytes": 1, "sha256": "0"}
+    model = {"name": "m", "source": "s", "dim": 8, "prompts": {}, "fingerprint": {}}
+    for itemsize, dtype in ((2, "float16"), (4, "float32")):
+        raw = entry | {"bytes": 128 + 8 * 8 * itemsize}
+        values = {
+            "generation": 1, "documents": 8, "next_row": 8, "dim": 8, "model": model, "whitening": None,
+            "whitening_file": None, "index": {"requested": "auto", "factory": "Flat", "reason": "few"}, "made_by": {},
+            "segments": [{"first_row": 0, "count": 8, "vectors": entry, "raw": raw}], "format_version": 1,
+        }  # fmt: skip
+        text = json.dumps(values)
+        assert Manifest.from_json(text, checksum(text)).raw == dtype

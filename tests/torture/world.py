@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,10 @@ class Operation:
         The corpus, if it takes one.
     before, after : State or None
         The documents there were and there must be; None where there is no index.
+    merges : bool, default=False
+        Whether it leaves one segment without deletions: what tells of an operation that leaves the documents as they are.
+    refits : bool, default=False
+        Whether the whitening (if there is one) is of all documents then.
     """
 
     name: str
@@ -78,6 +82,21 @@ class Operation:
     documents: Sequence[Document] = ()
     before: State | None
     after: State
+    merges: bool = False
+    refits: bool = False
+
+    def unseen(self, path: Path) -> list[str]:
+        """What of it cannot be seen in an index, though it was acknowledged."""
+        with Engine.open(path, model=MODEL) as engine:
+            info = engine.info()
+        wrong = []
+        if self.merges and (info["segments"] > 1 or info["deleted"]):
+            wrong.append(f"{self.name} left {info['segments']} segments, {info['deleted']} deleted rows")
+        if self.refits and info["whitening"] and info["whitening"]["n_fitted"] != len(self.after):
+            wrong.append(
+                f"{self.name} left a whitening of {info['whitening']['n_fitted']} of {len(self.after)} documents"
+            )
+        return wrong
 
     def do(self, path: Path, encoder: HashEncoder) -> Engine:
         """Start and change; the engine is open."""
@@ -224,11 +243,12 @@ def _delete_by_filter(world: World) -> Operation:
 
 
 def _compact(world: World) -> Operation:
-    return _change(world, "compact", lambda engine: engine.compact(), [], world.known())
+    return replace(_change(world, "compact", lambda engine: engine.compact(), [], world.known()), merges=True)
 
 
 def _rebuild(world: World) -> Operation:
-    return _change(world, "rebuild", lambda engine: engine.rebuild(), [], world.known())
+    done = _change(world, "rebuild", lambda engine: engine.rebuild(), [], world.known())
+    return replace(done, merges=True, refits=True)
 
 
 OPERATIONS: dict[str, Callable[[World], Operation]] = {
@@ -400,7 +420,8 @@ def look(path: Path, operation: Operation, *, acknowledged: bool, settled: bool 
         if found not in ([operation.after] if acknowledged else [operation.before, operation.after]):
             tell(([f"the state is {'not the new one' if acknowledged else 'neither old nor new'}: {found}"], False))
         else:
-            tell((check(path, found, settled=settled), found == operation.after))
+            wrong = check(path, found, settled=settled) + (operation.unseen(path) if acknowledged else [])
+            tell((wrong, found == operation.after))
 
     end = in_child(work)
     return end.told[0] if end.well else ([str(end)], False)
@@ -421,7 +442,8 @@ def again_here(path: Path, operation: Operation, *, first: bool = False) -> list
         if not done:
             raise
     # what was done already leaves nothing to do, and so may leave what it finds
-    return [f"again: {wrong}" for wrong in check(path, operation.after, settled=not done)]
+    wrong = check(path, operation.after, settled=not done) + operation.unseen(path)
+    return [f"again: {one}" for one in wrong]
 
 
 def goes_on(engine: Engine, operation: Operation) -> list[str]:
