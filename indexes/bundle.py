@@ -105,9 +105,7 @@ class Bundle:
                 except IndexCorruptError as error:
                     lost = error
                 except FileNotFoundError as error:  # between its check and its use
-                    if self.folder not in Path(str(error.filename)).parents:
-                        raise
-                    lost = IndexCorruptError(f"{error.filename} is missing; restore it from a copy or build again")
+                    lost = IndexCorruptError(f"{self.folder}: a file is missing ({error}); restore it from a copy")
                 else:
                     if not self._catalogue.changed_meanwhile():
                         yield prepared

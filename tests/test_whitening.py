@@ -604,7 +604,7 @@ def test_the_file_is_plain_safetensors() -> None:
 @pytest.mark.parametrize("name", ["gone", "folder"])
 def test_no_such_file(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(FileNotFoundError, match=f"{name}: no such file; expected a whitening"):
+    with pytest.raises(FileNotFoundError, match=f"no such file; expected a whitening .*{name}"):
         Whitening.load(tmp_path / name)
 
 
