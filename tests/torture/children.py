@@ -91,6 +91,8 @@ class Child:
         try:
             os.close(self._from)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            if "faiss" in sys.modules:  # the threads that the parent may have searched with are not here
+                sys.modules["faiss"].omp_set_num_threads(1)
             with os.fdopen(to, "wb", buffering=0) as pipe:
 
                 def tell(kind: str, value: Any) -> None:
