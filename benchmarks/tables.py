@@ -137,10 +137,24 @@ def drift() -> str:
     return markdown(rows)
 
 
+FAULTED = {"call": "in a write", "command": "in a command", "ask": "in a search", "problems": "in verify --deep"}
+
+
 def torture() -> str:
-    rows = [["kind", "number", "violations"]]
-    rows += [[row["kind"], f"{row['number']:,}", str(len(row["violations"]))] for row in result("torture")["rows"]]
-    return markdown(rows)
+    """A row for what was done and what came of it; the kinds of damage are too many to show."""
+    sums: dict[str, list[int]] = {}
+    for row in result("torture")["rows"]:
+        done, _, came_of_it = re.sub(r" \([^)]*\)", "", row["kind"]).partition(": ")
+        if row["of"] == "faults" and ", " in done:
+            where, how = done.split(", ")
+            done = f"file operation fails ({how}) {FAULTED[where]}"
+        elif row["of"] in ("rot", "concurrency"):
+            done = done.split(", ")[0]
+        name = f"{done}: {came_of_it}" if came_of_it else done
+        number, violations = sums.setdefault(name, [0, 0])
+        sums[name] = [number + row["number"], violations + len(row["violations"])]
+    rows = [["what was done", "number", "violations"]]
+    return markdown(rows + [[name, f"{number:,}", str(bad)] for name, (number, bad) in sums.items()])
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -29,12 +29,17 @@ def write_lock(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     lock, note = FileLock(folder / "write.lock"), folder / "write.lock.json"
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise IndexLockedError(
-            f"{folder} is being written by {_holder(note)}; wait until that is done (readers are not hindered)"
-        ) from None
+    for attempt in range(20):  # between taking the lock and writing the name, and between two holders, there is no name
+        try:
+            lock.acquire(timeout=0)
+            break
+        except Timeout:
+            if (holder := _holder(note)) or attempt == 19:
+                raise IndexLockedError(
+                    f"{folder} is being written by {holder or 'another process'}; wait until that is done (readers are "
+                    "not hindered)"
+                ) from None
+            time.sleep(0.01)
     try:
         note.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         yield
@@ -43,11 +48,9 @@ def write_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _holder(note: Path) -> str:
-    for _ in range(20):  # the note is written after the lock was taken, and may be about to be
-        try:
-            holder = json.loads(note.read_text())
-            return f"process {holder['pid']} on {holder['host']}"
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            time.sleep(0.01)
-    return "another process"
+def _holder(note: Path) -> str | None:
+    try:
+        holder = json.loads(note.read_text())
+        return f"process {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None

@@ -277,7 +277,12 @@ class DecodedRows:
         return int(self._index.ntotal)
 
     def __getitem__(self, positions: Int64) -> Float32:
-        rows: Float32 = self._index.reconstruct_batch(np.asarray(positions, np.int64))
+        try:
+            rows: Float32 = self._index.reconstruct_batch(np.asarray(positions, np.int64))
+        except RuntimeError as error:
+            raise IndexCorruptError(
+                f"the vectors' structure does not hold all of its rows ({_reason(error)})"
+            ) from error
         unit: Float32 = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         return unit
 
