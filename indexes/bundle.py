@@ -54,9 +54,22 @@ class _Loaded:
     """A segment in memory."""
 
     segment: Segment
-    index: VectorIndex
+    vectors: VectorIndex | None  # None where nothing is to be searched
     rows: Int64  # (count,), ascending
     alive: NDArray[np.bool_] | None  # (count,), or None if all are
+
+    @property
+    def index(self) -> VectorIndex:
+        """The search structure.
+
+        Raises
+        ------
+        InputError
+            If the index was opened without.
+        """
+        if self.vectors is None:
+            raise InputError("the index was opened without its search structures; open it with them to search it")
+        return self.vectors
 
     def positions_of(self, rows: Int64) -> Int64:
         """Where those of some rows are that are in this segment."""
@@ -71,6 +84,9 @@ class Bundle:
     Parameters
     ----------
     folder : Path
+    searchable : bool, default=True
+        Whether search structures are read. Without them documents and raw vectors can still be, and the structures
+        made anew, where they are damaged.
 
     Raises
     ------
@@ -78,7 +94,8 @@ class Bundle:
         See `indexes.errors`; every file is held against its checksum before it is used.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, searchable: bool = True) -> None:
+        self.searchable = searchable
         self.folder = folder = folder.absolute()  # the process may go elsewhere
         self._catalogue = Catalogue(folder)
         self._loaded: list[_Loaded] = []
@@ -385,10 +402,11 @@ class Bundle:
         now = []
         for segment in manifest.segments:
             if segment in before:
-                index, rows = before[segment].index, before[segment].rows
+                vectors, rows = before[segment].vectors, before[segment].rows
             else:
-                index, rows = self._read_segment(segment, manifest.dim)
-            loaded = _Loaded(segment=segment, index=index, rows=rows, alive=None)
+                vectors = self._read_vectors(segment, manifest.dim) if self.searchable else None
+                rows = self._read_rows(segment)
+            loaded = _Loaded(segment=segment, vectors=vectors, rows=rows, alive=None)
             if len(dead := loaded.positions_of(deleted)):
                 alive = np.ones(segment.count, np.bool_)
                 alive[dead] = False
@@ -402,18 +420,21 @@ class Bundle:
             )
         self._loaded, self._manifest, self._generation = now, manifest, manifest.generation
 
-    def _read_segment(self, segment: Segment, dim: int) -> tuple[VectorIndex, Int64]:
+    def _read_vectors(self, segment: Segment, dim: int) -> VectorIndex:
         index = VectorIndex.read(path := self._verified(segment.vectors))
         if (index.n, index.dim) != (segment.count, dim):
             raise IndexCorruptError(
                 f"{path} holds {index.n:,} vectors of {index.dim} columns; expected {segment.count:,} of {dim}"
             )
+        return index
+
+    def _read_rows(self, segment: Segment) -> Int64:
         if segment.rows is None:
-            return index, np.arange(segment.first_row, segment.first_row + segment.count)
+            return np.arange(segment.first_row, segment.first_row + segment.count)
         rows = map_array(path := self._verified(segment.rows), (segment.count,), "int64")
         if rows[0] != segment.first_row or (np.diff(rows) <= 0).any():
             raise IndexCorruptError(f"{path} does not hold ascending rows from {segment.first_row} on")
-        return index, np.array(rows, np.int64)
+        return np.array(rows, np.int64)
 
 
 def _tied_at_end(scores: NDArray[np.floating[Any]], rows: Int64, k: int) -> NDArray[np.bool_]:

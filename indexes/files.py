@@ -55,22 +55,25 @@ class FileEntry:
         try:
             status = path.lstat()
         except FileNotFoundError:
-            raise IndexCorruptError(f"{path} is missing; {_REMEDY}") from None
+            raise IndexCorruptError(f"{path} is missing; {self._remedy}") from None
         if not stat.S_ISREG(status.st_mode):
-            raise IndexCorruptError(f"{path} is not a regular file; {_REMEDY}")
+            raise IndexCorruptError(f"{path} is not a regular file; {self._remedy}")
         if status.st_size != self.bytes:
             raise IndexCorruptError(
-                f"{path} has {status.st_size:,} bytes, but {self.bytes:,} were committed; {_REMEDY}"
+                f"{path} has {status.st_size:,} bytes, but {self.bytes:,} were committed; {self._remedy}"
             )
         try:
             if content and sha256_of(path) != self.sha256:
-                raise IndexCorruptError(f"{path} is not what was committed (its SHA-256 differs); {_REMEDY}")
+                raise IndexCorruptError(f"{path} is not what was committed (its SHA-256 differs); {self._remedy}")
         except FileNotFoundError:
-            raise IndexCorruptError(f"{path} is missing; {_REMEDY}") from None
+            raise IndexCorruptError(f"{path} is missing; {self._remedy}") from None
         return path
 
-
-_REMEDY = "restore it from a copy or build the index again"
+    @property
+    def _remedy(self) -> str:
+        if self.role in ("vectors", "whitening"):
+            return "restore it from a copy, or make it anew from the raw vectors (retrieval rebuild)"
+        return "restore it from a copy or build the index again"
 
 
 def sha256_of(path: Path) -> str:

@@ -127,7 +127,9 @@ class BundleWriter:
 
     def _check_no_index(self) -> None:
         if _is_committed(self.folder):
-            raise IndexExistsError(f"{self.folder} is an index already; remove it first or choose another path")
+            raise IndexExistsError(
+                f"{self.folder} is an index already; change it (add, upsert), remove it first, or choose another path"
+            )
         if (self.folder / "segments").exists() and not (self.folder / "staging").exists():
             raise IndexExistsError(f"{self.folder} holds a part of an index; choose a new path for the index")
 

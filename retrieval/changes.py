@@ -1,7 +1,7 @@
 """What changes an index that is there: add, upsert, delete, compact, rebuild; each one atomic commit.
 
 An addition becomes a segment of its own, together with those at the end that are no larger than it
-grows to be; so a thousand additions of one document leave about ten segments, not a thousand.
+grows to be; so three hundred additions of one document leave nine segments, not three hundred.
 The whitening stays as it was fitted until `rebuild`.
 """
 
@@ -128,7 +128,10 @@ def put_documents(
             segments.append(new)
             if len(segments) == 1:
                 differing["index"] = choice
-        writer.commit(segments, dead=dead, made_by=made_by(), **differing)
+        before = bundle.manifest
+        after = writer.commit(segments, dead=dead, made_by=made_by(), **differing)
+    if after.whitening is None and before.documents < 2 * before.model["dim"] <= after.documents:
+        logger.info("%s is large enough for a whitening now: rebuild --auto would choose one", bundle.folder)
     return changes
 
 

@@ -135,7 +135,8 @@ def export(index_path: str, output: str, format_: Any, vectors: Any, expression:
     say(quiet)
     from .engine import Engine
 
-    with Engine.open(index_path) as engine:
+    needed = format_ in ("npy", "parquet") or Path(output).suffix in (".npy", ".parquet")
+    with Engine.open(index_path, searchable=needed) as engine:  # documents come out of a damaged index, too
         n = engine.export(output, format=format_, vectors=vectors, filter=expression, progress=not quiet)
     logging.getLogger(__name__).info("%s: %s documents", "standard output" if output == "-" else output, f"{n:,}")
 

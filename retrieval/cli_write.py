@@ -150,9 +150,9 @@ def build(
 def add(index_path: str, corpus: tuple[str, ...], model: str | None, quiet: bool, **options: Any) -> None:
     """Add documents to an index.
 
-    CORPUS is as in build. A document that is there already, just so, is counted and left as it is; one whose id
-    is there with another text or other metadata is an error (see upsert). An interrupted run goes on when the same
-    command is run again.
+    CORPUS is as in build. A document that is there already, just so, is counted as unchanged and left as it is; one
+    whose id is there with another text or other metadata is an error (see upsert). The whitening stays as it was
+    fitted; info tells the drift. An interrupted run goes on when the same command is run again.
     """
     say(quiet)
     from .engine import Engine
@@ -173,7 +173,8 @@ def upsert(
 ) -> None:
     """Add documents, in the place of those with the same ids.
 
-    CORPUS is as in build. Only texts that are new or another are encoded. An interrupted run goes on when the same
+    CORPUS is as in build. Only texts that are new or another are encoded. The counts: added; replaced (another text);
+    with other metadata (nothing encoded); unchanged; deleted (by --prune). An interrupted run goes on when the same
     command is run again.
     """
     say(quiet)
@@ -197,7 +198,8 @@ def upsert(
 def delete(index_path: str, ids: tuple[str, ...], file: str | None, expression: str | None, quiet: bool) -> None:
     """Delete documents by their ids, by a file of ids, or by a filter.
 
-    Ids that are not there are counted and said. The space is given back by compact.
+    One of the three. Ids that are not there are counted and said. Write -- before ids that begin with a dash. Filters
+    are as in query (docs/filters.md). The space is given back by compact.
     """
     if sum([bool(ids), file is not None, expression is not None]) != 1:
         raise click.UsageError("give either IDs, --ids FILE or --filter EXPR")
@@ -243,7 +245,7 @@ def rebuild(index_path: str, auto: bool, factory: str | None, model: str | None,
     """Fit the whitening anew on all documents, from their stored raw vectors.
 
     Nothing is encoded, unless a choice has to be made (--auto, or --dim alone: some hundred halves of texts). Without
-    options the parameters stay as they are.
+    options the parameters stay as they are. A search structure or whitening that is damaged is made anew by it, too.
     """
     say(quiet)
     from .engine import Engine
@@ -251,7 +253,7 @@ def rebuild(index_path: str, auto: bool, factory: str | None, model: str | None,
     chosen: Any = _whitening(options)
     if auto and chosen != "unsaid":
         raise click.UsageError("--auto and other whitening options exclude each other")
-    with Engine.open(index_path, model=model) as engine, _told(index_path, engine) as tell:
+    with Engine.open(index_path, model=model, searchable=False) as engine, _told(index_path, engine) as tell:
         whitening: Any = "auto" if auto else "same" if chosen == "unsaid" else chosen
         engine.rebuild(whitening=whitening, index=factory, progress=not quiet)
         after = engine.info()

@@ -76,7 +76,8 @@ class Engine:
         self._encoder: Encoder | None = None
         self._whitening: tuple[object, Whitening | None] = (None, None)
         self._writing = Lock()  # threads take turns; another process is refused by the folder's own lock
-        self.whitening  # noqa: B018  # loaded now, so that damage is found when an index is opened
+        if bundle.searchable:
+            self.whitening  # noqa: B018  # loaded now, so that damage is found when an index is opened
 
     @classmethod
     def build(
@@ -181,7 +182,7 @@ class Engine:
             raise OSError(error.errno, message, str(folder)) from error
 
     @classmethod
-    def open(cls, path: str | PathLike[str], *, model: str | Encoder | None = None) -> Engine:
+    def open(cls, path: str | PathLike[str], *, model: str | Encoder | None = None, searchable: bool = True) -> Engine:
         """Open an index; its files are checked now, its model is loaded when the first text comes.
 
         Parameters
@@ -189,13 +190,16 @@ class Engine:
         path : path
         model : str or Encoder, optional
             Another place of the same model; one that is not the same is refused when it is first used.
+        searchable : bool, default=True
+            Whether the search structures and the whitening are read. Without them documents can still be exported, and
+            `rebuild` makes them anew from the raw vectors where they are damaged.
 
         Raises
         ------
         IndexMissingError, IndexUnfinishedError, IndexVersionError, IndexCorruptError
             See `indexes.errors`.
         """
-        return cls(Bundle(Path(path)), model)
+        return cls(Bundle(Path(path), searchable=searchable), model)
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a str is a sequence of str, too

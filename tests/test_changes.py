@@ -16,6 +16,7 @@ from indexes.errors import (
     DuplicateIdError,
     FilterError,
     FingerprintError,
+    IndexCorruptError,
     IndexMissingError,
     IndexUnfinishedError,
     InputError,
@@ -170,7 +171,7 @@ def test_what_is_rebuilt_has_the_bytes_of_a_build(tmp_path: Path, whitening: Any
         assert segment_bytes(tmp_path / "i", suffix) == segment_bytes(tmp_path / "built", suffix)
 
 
-def test_a_thousand_additions_leave_ten_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_hundred_additions_leave_nine_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     with Engine.build(["first"], tmp_path / "i", model="hash:8") as engine:
         for i in range(300):
@@ -734,3 +735,37 @@ def test_a_tiny_index_of_version_1_keeps_float16() -> None:
         }  # fmt: skip
         text = json.dumps(values)
         assert Manifest.from_json(text, checksum(text)).raw == dtype
+
+
+def test_an_index_that_has_grown_is_told_what_it_could_have(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with Engine.build([f"text {i}" for i in range(20)], tmp_path / "i", model="hash:16") as engine:
+        engine.add([f"text {i}" for i in range(20, 31)])
+        assert "rebuild --auto" not in caplog.text
+        engine.add(["text 31"])
+        assert "rebuild --auto would choose one" in caplog.text
+        engine.rebuild(whitening="auto")
+        assert engine.info()["whitening"]["dim"] == 8
+
+
+@pytest.mark.parametrize("suffix", [".faiss", ".whitening.safetensors"])
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"rot")])
+def test_what_can_be_made_anew_is_no_loss(tmp_path: Path, suffix: str, damage: Any) -> None:
+    documents = corpus(60)
+    parameters = {"beta": 0.5, "gamma": 0.25, "epsilon": 0.01, "local": 0.0}
+    with Engine.build(documents, tmp_path / "i", model="hash:16", whitening=Whitening(6, **parameters)) as engine:
+        shutil.copytree(tmp_path / "i", tmp_path / "whole")
+        engine.export(tmp_path / "before.jsonl")
+    damage(tmp_path / "i" / "segments" / f"000001{suffix}")
+    with pytest.raises(IndexCorruptError, match=r"make it anew from the raw vectors \(retrieval rebuild\)"):
+        Engine.open(tmp_path / "i")
+    with Engine.open(tmp_path / "i", searchable=False) as engine:
+        engine.export(tmp_path / "after.jsonl")
+        assert (tmp_path / "after.jsonl").read_bytes() == (tmp_path / "before.jsonl").read_bytes()
+        if suffix == ".faiss":
+            with pytest.raises(InputError, match="opened without its search structures"):
+                engine.search("fox")
+        engine.rebuild()
+    with Engine.open(tmp_path / "i") as again, Engine.open(tmp_path / "whole") as whole_one:
+        whole(again)
+        same_answers(again, whole_one)
