@@ -567,6 +567,16 @@ def test_vectors_are_exported_as_they_are_searched(tmp_path: Path, whitening: Wh
         assert json.loads(table[0]["metadata"]) == dict(engine.get(ids[:1])[0].metadata)
 
 
+@pytest.mark.parametrize("index", ["Flat", "SQ8", "IVF4,SQ8"])
+def test_vectors_are_exported_from_the_structure_where_there_are_no_others(tmp_path: Path, index: str) -> None:
+    with Engine.build(corpus(60), tmp_path / "i", model="hash:16", raw=None, index=index) as engine:
+        engine.delete([str(corpus(1)[0].doc_id)])
+        assert engine.export(tmp_path / "v.npy") == 59
+        ids = [json.loads(line) for line in (tmp_path / "v.npy.ids.jsonl").read_text().splitlines()]
+        expected = engine.embed([one.text for one in engine.get(ids)])
+        np.testing.assert_allclose(np.load(tmp_path / "v.npy"), expected, atol=1e-3 if index == "Flat" else 0.02)
+
+
 def test_exports_that_cannot_be_made(tmp_path: Path) -> None:
     with Engine.build(corpus(5), tmp_path / "i", model="hash:16", raw=None) as engine:
         for how, said in [
