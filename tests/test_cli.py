@@ -238,7 +238,7 @@ def test_a_reader_that_goes_away_is_no_error(index: Path, tmp_path: Path) -> Non
 
 def test_ctrl_c_exits_130_and_the_same_command_finishes(tmp_path: Path) -> None:
     corpus = tmp_path / "c.txt"
-    corpus.write_text("".join(f"document {i} about {i * 7919 % 1009}\n" for i in range(60_000)))
+    corpus.write_text("".join(f"document {i} about {i * 7919 % 1009}\n" for i in range(20_000)))
     build = ["build", str(corpus), "-o", str(tmp_path / "i"), "-m", "hash:256"]
     process = subprocess.Popen([*RETRIEVAL, *build], stderr=subprocess.PIPE, text=True, preexec_fn=os.setsid)
     progress = tmp_path / "i" / "staging" / "progress.json"
@@ -252,7 +252,7 @@ def test_ctrl_c_exits_130_and_the_same_command_finishes(tmp_path: Path) -> None:
     assert "interrupted" in said
     assert "was interrupted" in run("query", tmp_path / "i", "x", check=1).stderr
     assert "going on: " in run(*build).stderr
-    assert json.loads(run("info", tmp_path / "i", "--format", "json").stdout)["documents"] == 60_000
+    assert json.loads(run("info", tmp_path / "i", "--format", "json").stdout)["documents"] == 20_000
 
 
 def scored_pairs(path: Path) -> Path:
