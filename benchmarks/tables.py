@@ -143,6 +143,7 @@ FAULTED = {"call": "in a write", "command": "in a command", "ask": "in a search"
 def torture() -> str:
     """A row for what was done and what came of it; the kinds of damage are too many to show."""
     sums: dict[str, list[int]] = {}
+    last = ""
     for row in result("torture")["rows"]:
         done, _, came_of_it = re.sub(r" \([^)]*\)", "", row["kind"]).partition(": ")
         if row["of"] == "faults" and ", " in done:
@@ -150,6 +151,8 @@ def torture() -> str:
             done = f"file operation fails ({how}) {FAULTED[where]}"
         elif row["of"] in ("rot", "concurrency"):
             done = done.split(", ")[0]
+        done = f"{last} {done}" if done.startswith("...") else done  # how many of the row before
+        last = done.partition(" ...")[0]
         name = f"{done}: {came_of_it}" if came_of_it else done
         number, violations = sums.setdefault(name, [0, 0])
         sums[name] = [number + row["number"], violations + len(row["violations"])]

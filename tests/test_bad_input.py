@@ -607,18 +607,23 @@ def test_ctrl_c_at_any_step_loses_nothing(here: Path, monkeypatch: pytest.Monkey
     assert not (here / "index" / "staging").exists()
 
 
+def may_be_interrupted() -> None:
+    """Undo what a shell does to what it starts in the background: Ctrl-C is ignored there, and by its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_a_signal_while_vectors_are_made_loses_nothing(here: Path, sent: signal.Signals, code: int) -> None:
     before = state()
     (here / "new.txt").write_text("".join(f"new text {i}\n" for i in range(40)))
     program = (
-        "import os, signal\nfrom indexes import staging, steps\nfrom retrieval.cli import main\nstaging.CHUNK = 8\n"
+        "import os\nfrom indexes import staging, steps\nfrom retrieval.cli import main\nstaging.CHUNK = 8\n"
         f"steps.on_step = lambda name: name == 'chunk noted' and os.kill(os.getpid(), {int(sent)})\n"
         "main(['add', 'index', 'new.txt'])\n"
     )
     ran = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, preexec_fn=may_be_interrupted,
     )  # fmt: skip
     assert (ran.returncode, "Traceback" in ran.stderr) == (code, False), ran.stderr
     assert [part for part in state() if not isinstance(part, dict)] == list(before[:2])

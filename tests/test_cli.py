@@ -236,11 +236,17 @@ def test_a_reader_that_goes_away_is_no_error(index: Path, tmp_path: Path) -> Non
     assert result.stderr.strip() == "0"
 
 
+def interruptible() -> None:
+    """A group of its own, in which Ctrl-C is not ignored, as it is below a shell's background jobs."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_exits_130_and_the_same_command_finishes(tmp_path: Path) -> None:
     corpus = tmp_path / "c.txt"
     corpus.write_text("".join(f"document {i} about {i * 7919 % 1009}\n" for i in range(20_000)))
     build = ["build", str(corpus), "-o", str(tmp_path / "i"), "-m", "hash:256"]
-    process = subprocess.Popen([*RETRIEVAL, *build], stderr=subprocess.PIPE, text=True, preexec_fn=os.setsid)
+    process = subprocess.Popen([*RETRIEVAL, *build], stderr=subprocess.PIPE, text=True, preexec_fn=interruptible)
     progress = tmp_path / "i" / "staging" / "progress.json"
     while not (progress.exists() and json.loads(progress.read_text())["encoded"] >= 2048):
         assert process.poll() is None, process.communicate()
