@@ -282,32 +282,26 @@ class Bundle:
         dead : ndarray of shape (m,), int64, optional
             Rows to be left out besides those deleted.
         """
+        dim, dtype = self.manifest.model["dim"], self.manifest.raw
+        if dtype is None:
+            return None
         parts = []
-        for loaded in self._chosen(segments):
-            raw = loaded.segment.raw
-            if raw is None:
-                return None
-            vectors = map_array(
-                self._verified_once(raw), (loaded.segment.count, self.manifest.model["dim"]), "float16", "float32"
-            )
-            parts.append((vectors, *self._alive(loaded, dead)))
-        dtype = parts[0][0].dtype if parts else np.float16
-        return StoredVectors(parts, self.manifest.model["dim"], dtype)
+        for loaded in self._loaded:
+            if segments is None or loaded.segment in segments:
+                assert loaded.segment.raw is not None  # see Manifest
+                path = self._verified_once(loaded.segment.raw)
+                parts.append((map_array(path, (loaded.segment.count, dim), dtype), *self._alive(loaded, dead)))
+        return StoredVectors(parts, dim, dtype)
 
-    def searched_vectors(self, segments: Sequence[Segment] | None = None, dead: Int64 | None = None) -> StoredVectors:
-        """The unit rows that are searched, as the structures hold them (8-bit codes decoded); as `raw_vectors`."""
-        parts = []
-        for loaded in self._chosen(segments):
-            parts.append((loaded.index.as_array(), *self._alive(loaded, dead)))
+    def searched_vectors(self) -> StoredVectors:
+        """The unit rows of all live rows that are searched, as the structures hold them (8-bit codes decoded)."""
+        parts = [(loaded.index.as_array(), *self._alive(loaded, None)) for loaded in self._loaded]
         return StoredVectors(parts, self.manifest.dim, np.float32)
 
     def rows(self, segment: Segment, dead: Int64) -> Int64:
         """The live rows of a segment, without those that are about to be deleted."""
-        (loaded,) = self._chosen([segment])
+        (loaded,) = (loaded for loaded in self._loaded if loaded.segment == segment)
         return self._alive(loaded, dead)[1]
-
-    def _chosen(self, segments: Sequence[Segment] | None) -> list[_Loaded]:
-        return [loaded for loaded in self._loaded if segments is None or loaded.segment in segments]
 
     def _alive(self, loaded: _Loaded, dead: Int64 | None) -> tuple[Int64 | None, Int64]:
         """Positions of the live rows (None for all), and these rows."""

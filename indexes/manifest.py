@@ -118,7 +118,10 @@ class Manifest:
             _of(segment.vectors, FileEntry)
         _of(self.whitening, dict, type(None))
         _of(self.whitening_file, FileEntry, type(None))
-        _of(self.raw, str, type(None))
+        if self.raw not in ("float16", "float32", None):
+            raise ValueError(f"raw vectors of {self.raw!r:.40}")
+        if any((segment.raw is None) != (self.raw is None) for segment in self.segments):
+            raise ValueError("a segment with raw vectors, or one without, that should not be")
         if self.whitening is not None:
             _of(self.whitening["fitted_below"], int)
         if (self.whitening is None) != (self.whitening_file is None):

@@ -322,7 +322,9 @@ MANIFEST = Manifest(
     index={"requested": "auto", "factory": "Flat", "reason": "few"},
     raw="float16",
     segments=(
-        Segment(first_row=0, count=7, factory="Flat", vectors=ENTRY, raw=None, rows=None),
+        Segment(
+            first_row=0, count=7, factory="Flat", vectors=ENTRY, raw=dataclasses.replace(ENTRY, role="raw"), rows=None
+        ),
         Segment(
             first_row=7,
             count=2,
@@ -345,9 +347,10 @@ def test_a_manifest_comes_back(change: dict[str, Any]) -> None:
 
 
 def test_a_manifest_lists_its_files() -> None:
-    assert [file.role for file in MANIFEST.files] == ["whitening", "vectors", "vectors", "raw", "rows"]
+    assert [file.role for file in MANIFEST.files] == ["whitening", "vectors", "raw", "vectors", "raw", "rows"]
     assert [file.role for file in dataclasses.replace(MANIFEST, whitening_file=None).files] == [
         "vectors",
+        "raw",
         "vectors",
         "raw",
         "rows",

@@ -311,6 +311,23 @@ def test_an_empty_index_can_be_lived_with(tmp_path: Path) -> None:
         whole(engine)
 
 
+@pytest.mark.parametrize("raw", ["float32", None])
+def test_an_empty_index_still_knows_how_it_keeps_raw_vectors(tmp_path: Path, raw: Any) -> None:
+    with Engine.build(corpus(5), tmp_path / "i", model="hash:16", raw=raw) as engine:
+        engine.delete([str(one.doc_id) for one in corpus(5)])
+        engine.compact()
+        if raw is None:
+            with pytest.raises(InputError, match="without raw vectors"):
+                engine.export(tmp_path / "v.npy", vectors="raw")
+            with pytest.raises(InputError, match="without raw vectors"):
+                engine.raw_documents()
+        else:
+            assert engine.raw_documents()[1].dtype == np.float32
+        engine.add(corpus(3))
+        assert (engine.info()["raw_vectors"], len(engine)) == (raw, 3)
+        whole(engine)
+
+
 def test_rows_are_never_given_twice(tmp_path: Path) -> None:
     with Engine.build(["a", "b", "c"], tmp_path / "i", model="hash:8") as engine:
         seen = {0, 1, 2}
