@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .catalogue import Catalogue, StoredDocument
-from .errors import IndexCorruptError, IndexUnfinishedError, InputError
+from .errors import IndexCorruptError, IndexError_, InputError
 from .files import FileEntry, map_array
 from .manifest import Manifest, Segment
 from .stored import StoredVectors
@@ -115,6 +115,7 @@ class Bundle:
         called again, in the next state; so it should do nothing but read.
         """
         while True:
+            lost = None
             with self._catalogue.snapshot() as manifest:
                 try:
                     self._load(manifest)
@@ -123,17 +124,16 @@ class Bundle:
                     lost = error
                 except FileNotFoundError as error:  # between its check and its use
                     lost = IndexCorruptError(f"{self.folder}: a file is missing ({error}); restore it from a copy")
-                else:
-                    if not self._catalogue.changed_meanwhile():
-                        yield prepared
-                        if self._catalogue.changed_meanwhile():
-                            raise IndexUnfinishedError(f"{self.folder} was changed while it was read; do it again")
-                        return
-                    continue
-            self._catalogue.check_place()
-            with self._catalogue.snapshot() as newest:
-                if newest.generation == manifest.generation:
-                    raise lost
+                if lost is None and not self._catalogue.changed_meanwhile():
+                    yield prepared
+                    if self._catalogue.changed_meanwhile():
+                        raise IndexError_(f"{self.folder} was changed while it was read; do it again")
+                    return
+            if lost is not None:
+                self._catalogue.check_place()
+                with self._catalogue.snapshot() as newest:
+                    if newest.generation == manifest.generation:
+                        raise lost
 
     def read(self, what: Callable[[], T]) -> T:
         """What a function reads from one committed state, the newest; see `hold`.

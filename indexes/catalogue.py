@@ -17,15 +17,15 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .connection import UNREADABLE, ReadOnlyConnection
 from .errors import FilterError, IndexCorruptError, IndexMissingError, IndexUnfinishedError, InputError
 from .filters import parse_filter
 from .manifest import Manifest, checksum
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 Int64 = NDArray[np.int64]
 
-# NULL where a number stood; a message of SQLite that quotes damaged bytes
-_UNREADABLE = (sqlite3.DatabaseError, TypeError, UnicodeDecodeError)
 _REMEDY = "restore it from a copy or build the index again"
 
 DOCUMENT_COLUMNS: dict[str, Any] = {
@@ -108,8 +106,6 @@ class Catalogue:
     """
 
     def __init__(self, folder: Path) -> None:
-        from sqlite_utils import Database
-
         self._path = folder / CATALOGUE
         if self._path.is_symlink():
             raise IndexCorruptError(f"{self._path} is a link; expected the file itself (a link may lead anywhere)")
@@ -121,10 +117,10 @@ class Catalogue:
             what = "holds no index (no catalogue.sqlite in it)" if folder.is_dir() else "is not a folder"
             raise IndexMissingError(f"{folder} {what}; make one with: retrieval build CORPUS -o {folder}")
         check_seal(folder)
-        connection, self._frozen = _connect_readonly(self._path)
-        self._database = Database(connection)
-        self._identity, self._signature = _identity(self._path), _signature(self._path)
-        self._lock, self._inside = threading.RLock(), False
+        self._file = ReadOnlyConnection(self._path)
+        self._database = self._wrapped()
+        self._lock = threading.RLock()
+        self._state: Manifest | None = None  # that of the snapshot we are in
         try:
             with self.snapshot():
                 pass
@@ -137,49 +133,23 @@ class Catalogue:
         self._database.conn.close()
 
     def thaw(self) -> None:
-        """Leave a connection that sees no commits (see `_connect_readonly`) for one that does.
-
-        Raises
-        ------
-        sqlite3.OperationalError
-            If there is still none.
-        """
-        from sqlite_utils import Database
-
+        """Make sure that the next snapshot is the newest state; see `ReadOnlyConnection.thaw`."""
         with self._lock:
-            if self._frozen and not self._inside:
-                connection = _connect(self._path)
-                self._database.conn.close()
-                self._database, self._frozen = Database(connection), False
+            self._file.thaw()
+            self._database = self._wrapped()
 
     def check_place(self) -> None:
-        """See whether the file that was opened is still the one at its path.
-
-        Raises
-        ------
-        IndexMissingError
-            If it was removed, or another one put in its place.
-        """
-        if _identity(self._path) != self._identity:
-            raise IndexMissingError(
-                f"{self._path.parent} is not the index that was opened (it was removed or replaced); open it again"
-            )
+        """See `ReadOnlyConnection.check_place`."""
+        self._file.check_place()
 
     def changed_meanwhile(self) -> bool:
-        """Whether a frozen connection may have seen two states, because somebody else can write after all."""
-        return self._frozen and _signature(self._path) != self._signature
+        """Whether two states may have been seen as one; see `ReadOnlyConnection.changed`."""
+        return self._file.changed()
 
-    def _reopen(self) -> None:
-        """In the place of a frozen connection one that is not, or a new one: it keeps what it has read once."""
+    def _wrapped(self) -> Database:
         from sqlite_utils import Database
 
-        if self.changed_meanwhile():
-            connection, self._frozen = _connect_readonly(self._path)
-            self._database.conn.close()
-            self._database, self._signature = Database(connection), _signature(self._path)
-        else:
-            with suppress(sqlite3.OperationalError):  # nothing can write there still
-                self.thaw()
+        return Database(self._file.connection)
 
     @contextmanager
     def snapshot(self) -> Iterator[Manifest]:
@@ -193,19 +163,20 @@ class Catalogue:
             See `Manifest.from_json`.
         """
         with self._lock:
-            if self._inside:
-                yield self._manifest()
+            if self._state is not None:
+                yield self._state
                 return
-            if self._frozen:
-                self._reopen()
-            connection = self._database.conn
+            if self._file.frozen:
+                self._file.renew()
+                self._database = self._wrapped()
+            connection = self._file.connection
             with self._sqlite_errors():
                 connection.execute("BEGIN")
-            self._inside = True
             try:
-                yield self._manifest()
+                self._state = self._manifest()
+                yield self._state
             finally:
-                self._inside = False
+                self._state = None
                 connection.rollback()
 
     def _manifest(self) -> Manifest:
@@ -344,7 +315,7 @@ class Catalogue:
             yield
         except sqlite3.ProgrammingError as error:
             raise InputError(f"the index {self._path.parent} was closed; open it again with Engine.open") from error
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             if words and isinstance(error, sqlite3.OperationalError) and not any(word in str(error) for word in words):
                 raise
             raise IndexCorruptError(f"{self._path} cannot be read ({error}); {_REMEDY}") from error
@@ -384,61 +355,3 @@ def empty_log(database: Database) -> bool:
     (busy, _, _) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     step("log emptied")
     return not busy
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    """A read-only connection that sees every commit; it needs to write SQLite's -shm file."""
-    connection = sqlite3.connect(_uri(path), uri=True, timeout=30, check_same_thread=False)
-    try:
-        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _connect_readonly(path: Path) -> tuple[sqlite3.Connection, bool]:
-    """A read-only connection, and whether it is a frozen one: in a folder that cannot be written to it sees no commits.
-
-    A log beside the catalogue could not be read there, and is refused.
-    """
-    try:
-        return _connect(path), False
-    except sqlite3.OperationalError:
-        log = path.with_name(path.name + "-wal")
-        if log.is_file() and log.stat().st_size:
-            raise IndexUnfinishedError(
-                f"{path} has changes in {log.name} that cannot be read where the folder cannot be written to; "
-                "copy the whole index to a folder that can be"
-            ) from None
-        return sqlite3.connect(_uri(path) + "&immutable=1", uri=True, check_same_thread=False), True
-    except _UNREADABLE as error:
-        raise IndexCorruptError(
-            f"{path} is not a catalogue ({error}); restore it from a copy or build again"
-        ) from error
-
-
-def _uri(path: Path) -> str:
-    return f"file:{quote(str(path.absolute()))}?mode=ro"
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file is at a path."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _signature(path: Path) -> tuple[Any, ...]:
-    """What differs when somebody has written to a database or its log."""
-    found = []
-    for name in (path.name, path.name + "-wal"):
-        try:
-            status = path.with_name(name).stat()
-        except FileNotFoundError:
-            found.append((0, 0))
-        else:
-            found.append((status.st_size, status.st_mtime_ns if status.st_size else 0))
-    return tuple(found)

@@ -52,6 +52,7 @@ from indexes.document import Document
 from indexes.errors import (
     FilterError,
     IndexCorruptError,
+    IndexError_,
     IndexExistsError,
     IndexLockedError,
     IndexMissingError,
@@ -993,3 +994,35 @@ def test_an_index_opens_in_a_folder_without_write_permission(index: Path) -> Non
     finally:
         for folder in folders:
             folder.chmod(0o755)
+
+
+def test_a_reader_that_cannot_write_sees_one_state_beside_a_writer_who_can(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes no locks, so pages of two states could be seen as one."""
+
+    def refuse(path: Path) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr("indexes.connection._connect", refuse)
+    asked: list[tuple[int, int]] = []
+    with closing(Bundle(index)) as bundle:
+
+        def look() -> tuple[int, int]:
+            before = len(bundle.rows_matching("kind = 'a'"))
+            if not asked:  # another process writes, and its log goes into the file
+                gone = [each.doc_id for each in DOCUMENTS[::3]][:5]
+                code = f"from pathlib import Path; from storage import delete; delete(Path({str(index)!r}), {gone!r})"
+                subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
+            asked.append((before, bundle.manifest.documents))
+            return asked[-1]
+
+        assert bundle.read(look) == (9, 35)
+        assert asked == [(14, 40), (9, 35)]  # the first answer was thrown away
+        with pytest.raises(IndexError_, match="was changed while it was read"), bundle.hold(lambda: None):
+            delete_elsewhere = (
+                f"from pathlib import Path; from storage import delete; delete(Path({str(index)!r}), ['001'])"
+            )
+            subprocess.run([sys.executable, "-c", delete_elsewhere], env=ENVIRONMENT, check=True)
+        with pytest.raises(sqlite3.OperationalError):  # and it never writes by what it has seen
+            BundleWriter(index, bundle).__enter__()
