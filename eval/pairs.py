@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from indexes.document import check_unicode
 from indexes.errors import CorpusError, InputError
 from retrieval.streams import LONGEST, decoded, inner_suffix, lines_of, open_stream
 
@@ -255,10 +256,7 @@ def _column(row: Mapping[str, Any], names: Sequence[str]) -> Any:
 def _sentence(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"sentence {value!r:.40}; expected some words")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"sentence {value[:40]!r} holds a lone surrogate; expected text in UTF-8") from None
+    check_unicode(f"sentence {value[:40]!r}", value)
     return value
 
 

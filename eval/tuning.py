@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from indexes.errors import InputError
 from retrieval.corpora import read_corpus
 from retrieval.grid import BETAS, GAMMAS, LOCALS, FindObjective, Objective, Rotation, default_dims, judge
-from retrieval.halves import HAYSTACK, HalvesObjective, judged_by_halves, spread
-from retrieval.moments import BLOCK, Float64, Moments
+from retrieval.halves import HAYSTACK, HalvesObjective, judged_by_halves
+from retrieval.moments import BLOCK, Float64, Moments, spread
 from retrieval.whitening import Whitening
 
 from .embedding import DECIMALS, ModelOrEmbed, Sentences, as_embed, encoder_of, is_engine, opened

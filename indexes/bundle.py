@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .catalogue import Catalogue, StoredDocument
-from .errors import IndexCorruptError, IndexError_, InputError
+from .errors import RESTORE, IndexCorruptError, IndexError_, InputError
 from .files import FileEntry, map_array
 from .manifest import Manifest, Segment
 from .stored import StoredVectors
@@ -123,7 +123,7 @@ class Bundle:
                 except IndexCorruptError as error:
                     lost = error
                 except FileNotFoundError as error:  # between its check and its use
-                    lost = IndexCorruptError(f"{self.folder}: a file is missing ({error}); restore it from a copy")
+                    lost = IndexCorruptError(f"{self.folder}: a file is missing ({error}); {RESTORE}")
                 if lost is None and not self._catalogue.changed_meanwhile():
                     yield prepared
                     if self._catalogue.changed_meanwhile():
@@ -410,7 +410,7 @@ class Bundle:
         if live != manifest.documents:
             raise IndexCorruptError(
                 f"{self.folder / 'catalogue.sqlite'} lists {manifest.documents:,} documents, but {live:,} vectors are "
-                "not deleted; restore it from a copy or build the index again"
+                f"not deleted; {RESTORE}"
             )
         self._loaded, self._manifest, self._generation = now, manifest, manifest.generation
 

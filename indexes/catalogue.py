@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .connection import UNREADABLE, ReadOnlyConnection
-from .errors import FilterError, IndexCorruptError, IndexMissingError, IndexUnfinishedError, InputError
+from .errors import RESTORE, FilterError, IndexCorruptError, IndexMissingError, IndexUnfinishedError, InputError
 from .filters import parse_filter
 from .manifest import Manifest, checksum
 from .seal import CATALOGUE, check_seal
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 Int64 = NDArray[np.int64]
 
-_REMEDY = "restore it from a copy or build the index again"
 
 DOCUMENT_COLUMNS: dict[str, Any] = {
     "row": int, "id": str, "text": str, "metadata": str, "text_hash": bytes, "truncated": int, "checksum": bytes,
@@ -183,7 +182,7 @@ class Catalogue:
         with self._sqlite_errors():
             if not self._database.table("commits").exists():
                 if not (self._path.parent / "staging").is_dir():
-                    raise IndexCorruptError(f"{self._path} lists no commit; {_REMEDY}")
+                    raise IndexCorruptError(f"{self._path} lists no commit; {RESTORE}")
                 raise IndexUnfinishedError(
                     f"{self._path.parent}: the build was interrupted; run the same build again to finish it"
                 )
@@ -191,7 +190,7 @@ class Catalogue:
                 "SELECT manifest, sha256 FROM commits ORDER BY generation DESC LIMIT 1"
             ).fetchone()
         if found is None:
-            raise IndexCorruptError(f"{self._path} lists no commit; {_REMEDY}")
+            raise IndexCorruptError(f"{self._path} lists no commit; {RESTORE}")
         text, sha256 = found
         return Manifest.from_json(str(text), sha256)  # NULL and BLOB have another checksum
 
@@ -216,13 +215,10 @@ class Catalogue:
             except (AttributeError, TypeError):  # a value of another type
                 intact = False
             if not intact:
-                raise IndexCorruptError(
-                    f"{self._path}: document {doc_id!r} (row {row}) is damaged; "
-                    "restore the index from a copy or build it again"
-                )
+                raise IndexCorruptError(f"{self._path}: document {doc_id!r} (row {row}) is damaged; {RESTORE}")
             documents[row] = StoredDocument(row=row, doc_id=doc_id, text=text, metadata=json.loads(metadata))
         if missing := set(rows) - documents.keys():
-            raise IndexCorruptError(f"{self._path}: the document of row {min(missing)} is missing; {_REMEDY}")
+            raise IndexCorruptError(f"{self._path}: the document of row {min(missing)} is missing; {RESTORE}")
         return documents
 
     def rows_of(self, ids: Sequence[str]) -> dict[str, int]:
@@ -306,7 +302,7 @@ class Catalogue:
         with self._sqlite_errors():
             (found,) = self._database.execute(f"PRAGMA {'integrity_check' if deep else 'quick_check'}(1)").fetchone()
         if found != "ok":
-            raise IndexCorruptError(f"{self._path} is damaged ({found}); {_REMEDY}")
+            raise IndexCorruptError(f"{self._path} is damaged ({found}); {RESTORE}")
 
     @contextmanager
     def _sqlite_errors(self, *words: str) -> Iterator[None]:
@@ -318,7 +314,7 @@ class Catalogue:
         except UNREADABLE as error:
             if words and isinstance(error, sqlite3.OperationalError) and not any(word in str(error) for word in words):
                 raise
-            raise IndexCorruptError(f"{self._path} cannot be read ({error}); {_REMEDY}") from error
+            raise IndexCorruptError(f"{self._path} cannot be read ({error}); {RESTORE}") from error
 
 
 def create_tables(database: Database) -> None:

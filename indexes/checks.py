@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .bundle import Bundle
 from .catalogue import Catalogue
-from .errors import IndexCorruptError, RetrievalError
+from .errors import RESTORE, IndexCorruptError, RetrievalError
 from .files import map_array
 from .manifest import Manifest
 from .seal import CATALOGUE
@@ -108,7 +108,7 @@ def _check_rows(folder: Path, catalogue: Catalogue, manifest: Manifest) -> None:
     elif len(vectors) and vectors[-1] >= manifest.next_row:
         problem = f"row {vectors[-1]} was never given; the next one is {manifest.next_row}"
     if problem:
-        raise IndexCorruptError(f"{folder / CATALOGUE}: {problem}; restore it from a copy or build the index again")
+        raise IndexCorruptError(f"{folder / CATALOGUE}: {problem}; {RESTORE}")
 
 
 def _check_documents(catalogue: Catalogue) -> None:

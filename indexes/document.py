@@ -51,17 +51,17 @@ class Document:
             raise InputError(f"text is {_shown(self.text)}; expected a string")
         if not self.text.strip():
             raise InputError("text is empty; expected some words (leave the record out or skip it)")
-        _check_unicode("text", self.text)
+        check_unicode("text", self.text)
         if self.doc_id is not None:
             if not isinstance(self.doc_id, str):
                 raise InputError(f"doc_id is {_shown(self.doc_id)}; expected a string")
             if not self.doc_id or "\0" in self.doc_id:
                 raise InputError(f"doc_id is {self.doc_id!r}; expected a string that is not empty, without NUL")
-            _check_unicode("doc_id", self.doc_id)
+            check_unicode("doc_id", self.doc_id)
         if not isinstance(self.metadata, Mapping):
             raise InputError(f"metadata is {_shown(self.metadata)}; expected a JSON object")
         _check_nesting(self.metadata)
-        _check_unicode("metadata", self.metadata_json())
+        check_unicode("metadata", self.metadata_json())
 
     def metadata_json(self) -> str:
         """The metadata as compact JSON, keys in their given order.
@@ -105,7 +105,14 @@ def _check_nesting(metadata: Mapping[str, Any]) -> None:
     raise InputError(f"metadata is nested deeper than {MAX_DEPTH} levels; expected a flatter object")
 
 
-def _check_unicode(name: str, value: str) -> None:
+def check_unicode(name: str, value: str) -> None:
+    """Refuse what cannot be written as UTF-8.
+
+    Raises
+    ------
+    InputError
+        If the value holds a lone surrogate; the message calls it by `name`.
+    """
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

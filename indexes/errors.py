@@ -23,6 +23,9 @@ prints it in one line and exits with 1.
 
 from __future__ import annotations
 
+RESTORE = "restore it from a copy or build the index again"
+"""What to do about damage that cannot be made good."""
+
 
 class RetrievalError(Exception):
     """Base of every error raised on purpose by this project."""

@@ -13,12 +13,12 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import IndexCorruptError
+from .errors import RESTORE, IndexCorruptError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ class FileEntry:
     def _remedy(self) -> str:
         if self.role in ("vectors", "whitening"):
             return "restore it from a copy, or make it anew from the raw vectors (retrieval rebuild)"
-        return "restore it from a copy or build the index again"
+        return RESTORE
 
 
 def sha256_of(path: Path) -> str:
@@ -105,11 +105,9 @@ def write_array(
     path: Path, role: str, batches: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: Any
 ) -> FileEntry:
     """Write an array as .npy, batch by batch, and fsync it."""
-    header, digest, dtype = np.lib.format, hashlib.sha256(), np.dtype(dtype)
+    digest = hashlib.sha256()
     with path.open("w+b") as file:
-        header.write_array_header_1_0(
-            file, {"descr": header.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        )
+        write_header(file, shape, dtype)
         file.seek(0)
         digest.update(file.read())
         for batch in batches:
@@ -120,6 +118,12 @@ def write_array(
         file.flush()
         os.fsync(file.fileno())
     return FileEntry(name=path.name, role=role, bytes=size, sha256=digest.hexdigest())
+
+
+def write_header(file: IO[bytes], shape: tuple[int, ...], dtype: Any) -> None:
+    """What stands before the numbers in a .npy file, of version 1, whose length is bounded."""
+    described = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, described)
 
 
 def map_array(path: Path, shape: tuple[int, ...], *dtypes: str) -> NDArray[Any]:

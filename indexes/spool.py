@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .files import FileEntry, sha256_of, sync_folder, write_durably
+from .files import FileEntry, sha256_of, sync_folder, write_durably, write_header
 from .steps import step
 
 Bool = NDArray[np.bool_]
@@ -57,10 +57,8 @@ class Spool:
         """
         self.dim, self.dtype, self._count = dim, np.dtype(dtype), count
         self._plan = json.loads(json.dumps({"dim": dim, "dtype": dtype, **plan}))  # as it is read back: no tuples
-        header = np.lib.format
-        described = {"descr": header.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (count, dim)}
         with (self._folder / "header.tmp").open("wb") as file:
-            header.write_array_header_1_0(file, described)
+            write_header(file, (count, dim), dtype)
             self._offset = file.tell()
         try:
             note = dict(json.loads(self._note.read_text()))

@@ -33,6 +33,7 @@ from .catalogue import (
     open_database,
     write_commit,
 )
+from .document import check_unicode
 from .errors import IndexError_, IndexExistsError, IndexMissingError, IndexUnfinishedError, InputError
 from .files import FileEntry, make_folder, sync_folder, write_array, write_durably
 from .lock import write_lock
@@ -117,8 +118,9 @@ class BundleWriter:
     def _prepare_folder(self) -> None:
         if (self.folder.exists() or self.folder.is_symlink()) and not self.folder.is_dir():
             raise IndexExistsError(f"{self.folder} is a file; expected a path where nothing is yet")
-        if "\0" in (name := str(self.folder)) or name.encode("utf-8", "ignore").decode() != name:
-            raise InputError(f"{name!r} holds a NUL or is not UTF-8; choose another name for the index")
+        check_unicode("the index's name", str(self.folder))
+        if "\0" in str(self.folder):
+            raise InputError(f"{str(self.folder)!r} holds a NUL; choose another name for the index")
         make_folder(self.folder)
         if foreign := _foreign(self.folder):
             raise IndexExistsError(

@@ -134,9 +134,10 @@ def export(index_path: str, output: str, format_: Any, vectors: Any, expression:
     """Write documents or vectors for other programs."""
     say(quiet)
     from .engine import Engine
+    from .export_index import format_of
 
-    needed = format_ in ("npy", "parquet") or Path(output).suffix in (".npy", ".parquet")
-    with Engine.open(index_path, searchable=needed) as engine:  # documents come out of a damaged index, too
+    vectors_too = format_of(output, format_) != "jsonl"
+    with Engine.open(index_path, searchable=vectors_too) as engine:  # documents come out of a damaged index, too
         n = engine.export(output, format=format_, vectors=vectors, filter=expression, progress=not quiet)
     logging.getLogger(__name__).info("%s: %s documents", "standard output" if output == "-" else output, f"{n:,}")
 
@@ -156,7 +157,7 @@ def export_model(source: str, output: str, whitening: str | None) -> None:
     """
     say(quiet=False)
     from .engine import Engine
-    from .export import export_model as export
+    from .export_model import export_model as export
     from .whitening import Whitening
 
     if (Path(source) / "catalogue.sqlite").is_file():

@@ -33,7 +33,7 @@ from .streams import LONGEST, Lines, decoded, inner_suffix, lines_of, open_strea
 __all__ = ["Fields", "Format", "Record", "Reject", "read_corpus", "read_records"]
 
 PARQUET_MARK: Final = "sentence-retrieval"
-"""In the metadata of a Parquet file: an index was exported to it (`retrieval.exports`)."""
+"""In the metadata of a Parquet file: an index was exported to it (`retrieval.export_index`)."""
 
 Format: TypeAlias = Literal["jsonl", "csv", "tsv", "text", "parquet", "beir"]
 LineReader: TypeAlias = Callable[[Lines, str, Fields], Iterator[Row]]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from indexes.bundle import Bundle
 
+from .moments import spread
 from .whitening import Whitening
 
 SAMPLE = 4096  # vectors of either side that are looked at, evenly spaced
@@ -38,7 +39,7 @@ def drift_of(bundle: Bundle, whitening: Whitening | None) -> dict[str, Any] | No
             return None
         raw = bundle.raw_vectors()
         assert raw is not None
-        return len(live) - edge, raw[_spread(edge, len(live))], raw[_spread(0, edge)]
+        return len(live) - edge, raw[edge + spread(len(live) - edge, SAMPLE)], raw[spread(edge, SAMPLE)]
 
     found = bundle.read(sampled)
     if found is None:
@@ -46,10 +47,10 @@ def drift_of(bundle: Bundle, whitening: Whitening | None) -> dict[str, Any] | No
     count, added, old = found
     kept, shift = measured(whitening, added.astype(np.float64))
     kept_at_fit, _ = measured(whitening, old.astype(np.float64)) if len(old) else (None, None)
-    spread = np.sqrt(np.square(old - whitening.mean_).sum(axis=1).mean()) if len(old) else None
+    size = np.sqrt(np.square(old - whitening.mean_).sum(axis=1).mean()) if len(old) else None
     return {
         "added": count,
-        "shift": None if not spread else round(float(shift / spread), 3),
+        "shift": None if not size else round(float(shift / size), 3),
         "kept": round(kept, 3),
         "kept_at_fit": None if kept_at_fit is None else round(kept_at_fit, 3),
     }
@@ -62,7 +63,3 @@ def measured(whitening: Whitening, vectors: NDArray[np.float64]) -> tuple[float,
     shift = float(np.linalg.norm(vectors.mean(axis=0) - whitening.mean_))
     total = np.square(away).sum()
     return float(np.square(inside).sum() / total) if total else 1.0, shift
-
-
-def _spread(start: int, stop: int) -> NDArray[np.int64]:
-    return np.unique(np.linspace(start, stop - 1, min(SAMPLE, stop - start)).astype(np.int64))

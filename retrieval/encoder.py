@@ -244,15 +244,6 @@ def check_encoded(encoded: Encoded, n: int, dim: int) -> Encoded:
     return Encoded(rows, flags.astype(np.bool_))
 
 
-def is_utf8(text: str) -> bool:
-    """Whether a text can be written as UTF-8: it holds no lone surrogate."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def pack(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
     """Batches of positions, of texts of about equal length, each at most `budget` tokens with padding.
 

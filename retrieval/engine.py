@@ -22,15 +22,16 @@ from numpy.typing import NDArray
 
 from indexes.bundle import Bundle
 from indexes.checks import Check
-from indexes.document import Document
+from indexes.document import Document, check_unicode
 from indexes.errors import InputError
 from indexes.writer import BundleWriter
 
-from . import changes, exports
+from . import changes
 from .changes import Changes, check_ids
 from .corpora import Fields, Format
 from .drift import drift_of
-from .encoder import Encoder, Model, Role, check_encoded, find_model, is_utf8, load_encoder
+from .encoder import Encoder, Model, Role, check_encoded, find_model, load_encoder
+from .export_index import ExportFormat, Which, export
 from .hit import Hit, hits_of
 from .intake import Corpus, stage_corpus
 from .making import (
@@ -44,7 +45,7 @@ from .making import (
     index_rows,
     structure,
     whiten,
-)  # fmt: skip
+)
 from .models import DEFAULT_MODEL, ModelFiles, compare
 from .moments import Float32
 from .provenance import made_by, model_record, whitening_fields
@@ -288,8 +289,9 @@ class Engine:
         if isinstance(texts, str | bytes):
             raise InputError(f"texts are {texts!r:.40}; expected a sequence of texts")
         for i, text in enumerate(texts):
-            if not isinstance(text, str) or not text.strip() or not is_utf8(text):
-                raise InputError(f"{role} {i + 1} is {text!r:.100}; expected some words, in Unicode")
+            if not isinstance(text, str) or not text.strip():
+                raise InputError(f"{role} {i + 1} is {text!r:.100}; expected some words")
+            check_unicode(f"{role} {i + 1}", text)
         vectors, truncated = check_encoded(self.encoder.encode(texts, role), len(texts), self.encoder.dim)
         if role == "query" and truncated.any():
             logger.warning(LONGER, "queries", self.encoder.max_tokens, f"{int(truncated.sum()):,}")
@@ -491,13 +493,13 @@ class Engine:
         self,
         path: str | PathLike[str],
         *,
-        format: exports.ExportFormat | None = None,
-        vectors: exports.Which = "whitened",
+        format: ExportFormat | None = None,
+        vectors: Which = "whitened",
         filter: str | Mapping[str, Any] | None = None,
         progress: bool = False,
     ) -> int:
-        """Write documents or vectors to a file that others read; see `retrieval.exports.export`."""
-        return exports.export(
+        """Write documents or vectors to a file that others read; see `retrieval.export_index.export`."""
+        return export(
             self._bundle, lambda: self.whitening, path, format=format, vectors=vectors, filter=filter, progress=progress
         )
 

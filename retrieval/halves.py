@@ -22,7 +22,7 @@ from indexes.errors import InputError
 
 from .encoder import Encoder
 from .grid import Cell, FindObjective, Rotation, judge
-from .moments import Float64, Moments
+from .moments import Float64, Moments, spread
 from .whitening import DEFAULTS, Whitening
 
 logger = logging.getLogger(__name__)
@@ -154,8 +154,3 @@ def judged_by_halves(moments: Moments, objective: HalvesObjective, dims: Sequenc
     """A cell for each dim and each of `GAMMAS`; all else is `DEFAULTS`."""
     others = ([DEFAULTS[name]] for name in ("epsilon", "local"))
     return list(judge(moments, objective, dims, [DEFAULTS["beta"]], GAMMAS, *others))
-
-
-def spread(n: int, size: int) -> NDArray[np.int64]:
-    """At most `size` of n rows, evenly spaced, ascending."""
-    return np.linspace(0, n - 1, min(size, n)).astype(np.int64)

@@ -21,7 +21,7 @@ from indexes.vectors import VectorIndex, check_factory
 
 from .encoder import Encoder, check_encoded
 from .halves import choose_whitening
-from .moments import Float32, Moments, unit_rows
+from .moments import Float32, Moments, spread, unit_rows
 from .progress import Advance, progress_bar
 from .whitening import Whitening
 
@@ -156,7 +156,7 @@ def index_rows(choice: Choice, vectors: Vectors, whitening: Whitening | None, di
         return VectorIndex.build(
             choice.factory,
             dim,
-            lambda: whiten(_sample(vectors, TRAINING_ROWS), whitening),
+            lambda: whiten(vectors[spread(len(vectors), TRAINING_ROWS)], whitening),
             (whiten(batch, whitening) for batch in batches(vectors, advance)),
         )
 
@@ -172,8 +172,3 @@ def batches(vectors: Vectors, advance: Advance) -> Iterator[NDArray[np.floating[
         batch = vectors[start : start + BATCH]
         yield batch
         advance(len(batch))
-
-
-def _sample(vectors: Vectors, size: int) -> NDArray[np.floating[Any]]:
-    """At most `size` rows, evenly spaced."""
-    return vectors[np.linspace(0, len(vectors) - 1, min(size, len(vectors))).astype(np.int64)]

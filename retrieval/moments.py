@@ -274,6 +274,11 @@ def neighbour_scatter(rows: NDArray[Any], *, every: int = 1) -> Float64:
     return total
 
 
+def spread(n: int, size: int) -> NDArray[np.int64]:
+    """At most `size` of n rows, evenly spaced, ascending."""
+    return np.linspace(0, n - 1, min(size, n)).astype(np.int64)
+
+
 def _blocks(batches: Iterable[Any]) -> Iterator[NDArray[Any]]:
     """The rows of all batches in blocks of `BLOCK`, however they came; the last may be smaller."""
     kept: list[NDArray[Any]] = []

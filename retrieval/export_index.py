@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import IO, Any, Final, Literal, cast, get_args
+from typing import IO, Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from indexes.bundle import Bundle
 from indexes.catalogue import StoredDocument
 from indexes.errors import InputError
+from indexes.files import write_header
 
 from .corpora import PARQUET_MARK
 from .making import whiten
@@ -72,16 +73,14 @@ def export(
     MissingPackageError
         If format is parquet and pyarrow is not installed.
     """
-    suffix, to_stdout = Path(path).suffix.lower(), fspath(path) == "-"
-    if format is None:
-        format = cast("ExportFormat", suffix[1:] if suffix in (".npy", ".parquet") else "jsonl")
+    format, to_stdout = format_of(path, format), fspath(path) == "-"
     if format not in get_args(ExportFormat) or vectors not in get_args(Which):
         raise InputError(f"format={format!r}, vectors={vectors!r}; expected jsonl, npy or parquet; whitened or raw")
     if format == "jsonl" and vectors == "raw":
         raise InputError("jsonl holds no vectors; raw ones are written as npy or parquet")
     if to_stdout and format != "jsonl":
         raise InputError(f"{format} cannot be written to standard output; name a file with -o FILE")
-    if suffix in OPENERS:
+    if Path(path).suffix.lower() in OPENERS:
         raise InputError(f"{fspath(path)}: nothing is compressed here; write {Path(path).stem} and compress that")
     if not to_stdout and bundle.folder.resolve() in Path(path).resolve().parents:
         raise InputError(f"{fspath(path)} lies in the index folder; give another place")
@@ -98,6 +97,12 @@ def export(
         else:
             WRITERS[format](batches, Path(path), len(rows), _width(bundle, vectors))
     return len(rows)
+
+
+def format_of(path: str | PathLike[str], format: ExportFormat | None) -> ExportFormat:
+    """The format that was asked for, or else that of a file's suffix, or else jsonl."""
+    suffixes: dict[str, ExportFormat] = {".npy": "npy", ".parquet": "parquet"}
+    return format or suffixes.get(Path(path).suffix.lower(), "jsonl")
 
 
 def _taken(bundle: Bundle, whitening: Callable[[], Whitening | None], vectors: Which) -> Taken:
@@ -144,10 +149,8 @@ def _to_jsonl(batches: Iterator[Batch], path: Path, n: int, width: tuple[int, st
 
 def _to_npy(batches: Iterator[Batch], path: Path, n: int, width: tuple[int, str]) -> None:
     dim, dtype = width
-    header = np.lib.format
-    described = {"descr": header.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (n, dim)}
     with written_aside(path) as file, written_aside(path.with_name(path.name + ".ids.jsonl")) as ids:
-        header.write_array_header_1_0(file, described)
+        write_header(file, (n, dim), dtype)
         for documents, vectors in batches:
             file.write(np.ascontiguousarray(vectors, dtype).tobytes())
             ids.write("".join(json.dumps(one.doc_id, ensure_ascii=False) + "\n" for one in documents).encode())

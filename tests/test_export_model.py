@@ -11,7 +11,7 @@ import pytest
 from indexes.errors import IndexExistsError, InputError
 from retrieval import Engine, Whitening
 from retrieval.encoder import load_encoder
-from retrieval.export import export_model
+from retrieval.export_model import export_model
 
 TEXTS = [f"{colour} {animal} in the {place}" for colour in ("red", "blue", "old") for animal in ("fox", "whale", "horse") for place in ("sea", "house", "road")]  # fmt: skip
 
