@@ -7,6 +7,7 @@ Leaves out what only a whitening could tell (`retrieval.verify`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,45 +48,60 @@ def check(name: str, look: Callable[[], object]) -> Check:
     except RetrievalError as error:
         return Check(name=name, problem=str(error))
     except FileNotFoundError as error:  # between its check and its use
-        return Check(name=name, problem=f"{error.filename} is missing; restore it from a copy or build again")
+        return Check(name=name, problem=f"a file is missing ({error}); {RESTORE}")
     return Check(name=name, problem=None)
 
 
-def check_folder(folder: Path, *, deep: bool) -> list[Check]:
-    """Look at an index folder.
+def check_folder(folder: Path, *, deep: bool, inspect: Callable[[Bundle], None]) -> list[Check]:
+    """Look at an index folder; once more, if a writer committed and swept files away meanwhile.
 
     Parameters
     ----------
     folder : Path
     deep : bool
         Read every byte; else what opening reads, the sizes of the rest, and how rows and documents fit together.
+    inspect : callable
+        If deep and nothing else is wrong, called with the index, opened; raises what is wrong with its vectors.
 
     Raises
     ------
     IndexMissingError, IndexUnfinishedError, IndexVersionError
         If there is no index that could be looked at.
     """
-    try:
-        catalogue = Catalogue(folder)
-    except IndexCorruptError as error:
-        return [Check(name=CATALOGUE, problem=str(error))]
-    try:
-        with catalogue.snapshot() as manifest:
-            checks = [
-                check(CATALOGUE, lambda: catalogue.check_integrity(deep)),
-                check("rows and documents", lambda: _check_rows(folder, catalogue, manifest)),
-            ]
-            for file in manifest.files:
-                checks.append(
-                    check(file.name, partial(file.verify, folder / "segments", content=deep or file.role != "raw"))
-                )
-            if deep:
-                checks.append(check("documents", lambda: _check_documents(catalogue)))
-            if all(each.problem is None for each in checks):
-                checks.append(check("segments", lambda: Bundle(folder).close()))
-            return checks
-    finally:
-        catalogue.close()
+    while True:
+        try:
+            catalogue = Catalogue(folder)
+        except IndexCorruptError as error:
+            return [Check(name=CATALOGUE, problem=str(error))]
+        with closing(catalogue):
+            with catalogue.snapshot() as manifest:
+                checks = _checks(folder, catalogue, manifest, deep, inspect)
+            with catalogue.snapshot() as newest:
+                if newest.generation == manifest.generation or all(each.problem is None for each in checks):
+                    return checks
+
+
+def _checks(
+    folder: Path, catalogue: Catalogue, manifest: Manifest, deep: bool, inspect: Callable[[Bundle], None]
+) -> list[Check]:
+    checks = [
+        check(CATALOGUE, lambda: catalogue.check_integrity(deep)),
+        check("rows and documents", lambda: _check_rows(folder, catalogue, manifest)),
+    ]
+    for file in manifest.files:
+        every_byte = deep or file.role != "raw"
+        checks.append(check(file.name, partial(file.verify, folder / "segments", content=every_byte)))
+    if deep:
+        checks.append(check("documents", lambda: _check_documents(catalogue)))
+    if all(each.problem is None for each in checks):
+
+        def look() -> None:
+            with closing(Bundle(folder)) as bundle:
+                if deep:
+                    bundle.read(lambda: inspect(bundle))
+
+        checks.append(check("vectors", look))
+    return checks
 
 
 def _check_rows(folder: Path, catalogue: Catalogue, manifest: Manifest) -> None:

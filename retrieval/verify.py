@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from indexes.bundle import Bundle
-from indexes.catalogue import Catalogue
-from indexes.checks import Check, check, check_folder
-from indexes.errors import IndexCorruptError, RetrievalError
+from indexes.checks import Check, check_folder
+from indexes.errors import IndexCorruptError
 
 from .making import batches, whiten
 from .whitening import Whitening
 
 COARSEST = 0.5
-"""Mean cosine of searched rows to the vectors they were made of that the coarsest of codes still keep (RaBitQ: 0.8)."""
+"""Mean cosine of searched rows to the vectors they were made of that every structure keeps, RaBitQ and small PQ too."""
 
 
 def verify(folder: Path, *, deep: bool) -> list[Check]:
@@ -26,39 +25,11 @@ def verify(folder: Path, *, deep: bool) -> list[Check]:
     IndexMissingError, IndexUnfinishedError, IndexVersionError
         If there is no index that could be looked at.
     """
-    while True:
-        before = _generation(folder)
-        checks = check_folder(folder, deep=deep)
-        if deep and all(each.problem is None for each in checks):
-            checks.append(check("vectors", lambda: _check_vectors(folder)))
-        if all(each.problem is None for each in checks) or _generation(folder) == before:
-            return checks  # else a writer swept files away meanwhile
+    return check_folder(folder, deep=deep, inspect=_check_vectors)
 
 
-def _generation(folder: Path) -> int | None:
-    try:
-        catalogue = Catalogue(folder)
-    except RetrievalError:
-        return None
-    try:
-        with catalogue.snapshot() as manifest:
-            return manifest.generation
-    except RetrievalError:
-        return None
-    finally:
-        catalogue.close()
-
-
-def _check_vectors(folder: Path) -> None:
+def _check_vectors(bundle: Bundle) -> None:
     """The rows that are searched are what the whitening makes of the raw vectors, as closely as codes allow."""
-    bundle = Bundle(folder)
-    try:
-        bundle.read(lambda: _check_vectors_of(bundle))
-    finally:
-        bundle.close()
-
-
-def _check_vectors_of(bundle: Bundle) -> None:
     path = bundle.whitening_path
     whitening = None if path is None else Whitening.load(path)
     raw = bundle.raw_vectors()
