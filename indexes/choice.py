@@ -19,6 +19,10 @@ class Choice:
     factory: str
     reason: str
 
+    def record(self, requested: str) -> dict[str, str]:
+        """What a manifest notes of it, with what was asked for."""
+        return {"requested": requested, "factory": self.factory, "reason": self.reason}
+
 
 def choose(n: int, dim: int, memory: int) -> Choice:
     """The structure that suits n rows of dim numbers within some memory.

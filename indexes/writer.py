@@ -305,9 +305,8 @@ class BundleWriter:
             if unborn and not (self.folder / "staging").exists():
                 self._leave_nothing()
             if self._bundle is not None and not (self.folder / SEAL).exists():
-                with suppress(
-                    OSError, sqlite3.Error
-                ):  # a write failed, or one was killed before; the next one tries again
+                # a write failed, or one was killed before; if this fails as well, the next writer tries again
+                with suppress(OSError, sqlite3.Error):
                     self._settle()
         finally:
             self._stack.close()

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.bundle import Bundle
-from indexes.choice import Choice
 from indexes.errors import InputError
 from indexes.files import FileEntry, write_array
 from indexes.manifest import Segment
@@ -38,9 +37,10 @@ from .making import (
     encode_staged,
     fitted,
     index_rows,
+    is_fitted,
     structure,
     structure_or_auto,
-)  # fmt: skip
+)
 from .provenance import made_by, whitening_fields
 from .whitening import Whitening
 
@@ -170,7 +170,7 @@ def _addition(
     choice = structure_or_auto(requested, len(vectors), manifest.dim)
     index = index_rows(choice, vectors, whitening, manifest.dim, progress)
     segment = writer.write_segment(index, choice.factory, vectors.rows, publish if manifest.raw else None)
-    return _record(requested, choice), segment
+    return choice.record(requested), segment
 
 
 def _copier(vectors: StoredVectors) -> Callable[[Path], FileEntry]:
@@ -225,7 +225,7 @@ def compact(bundle: Bundle, whitening: Callable[[], Whitening | None], progress:
         manifest = bundle.manifest
         if len(manifest.segments) <= 1 and not len(bundle.deleted_rows()):
             writer.tidy()
-            logger.info("%s is one segment without deletions already", bundle.folder)
+            logger.info("%s has one segment or none, without deletions, already", bundle.folder)
             return
         vectors = bundle.raw_vectors()
         raw_kept = vectors is not None
@@ -262,7 +262,7 @@ def rebuild(
         dim = dim_after(whitening, d)
         if index is not None:
             structure(index, n, dim)  # a slip is told before the work
-        own = not (isinstance(whitening, Whitening) and whitening.is_fitted)
+        own = not is_fitted(whitening)
         rows = vectors.rows
         fit = fitted(whitening, vectors, lambda places: bundle.texts(rows[places].tolist()), encoder, progress)
         choice, segments = _rewritten(writer, bundle, vectors, fit, dim, index, progress)
@@ -300,13 +300,9 @@ def _rewritten(
         if only is not None and only.count == len(vectors) and only.raw is not None:
             publish = partial(_as_it_is, only.raw)
     segment = writer.write_segment(rows, choice.factory, vectors.rows, publish)
-    return _record(requested, choice), [segment]
+    return choice.record(requested), [segment]
 
 
 def _as_it_is(entry: FileEntry, path: Path) -> FileEntry:
     """A file that stays in the index under its old name."""
     return entry
-
-
-def _record(requested: str, choice: Choice) -> dict[str, str]:
-    return {"requested": requested, "factory": choice.factory, "reason": choice.reason}

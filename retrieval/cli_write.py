@@ -228,10 +228,9 @@ def compact(index_path: str, quiet: bool) -> None:
     from .engine import Engine
 
     with Engine.open(index_path) as engine, _told(index_path, engine) as tell:
-        before = engine.info()
         engine.compact(progress=not quiet)
         after = engine.info()
-        tell(f"{before['segments']} segments to {after['segments']}, {_mb(before)} to {_mb(after)}")
+        tell(f"segments: {after['segments']}, {_mb(after)}")
 
 
 @click.command()

@@ -43,6 +43,7 @@ from .making import (
     encode_staged,
     fitted,
     index_rows,
+    is_fitted,
     structure,
     whiten,
 )
@@ -163,7 +164,6 @@ class Engine:
             encode_staged(staging, encoder, kept, progress)
 
             vectors = staging.raw()  # (n, d)
-            foreign = isinstance(whitening, Whitening) and whitening.is_fitted
             fit = fitted(whitening, vectors, staging.texts, lambda: encoder, progress)
             rows = index_rows(choice, vectors, fit, dim, progress)  # (n, dim)
             segment = writer.write_segment(rows, choice.factory, np.arange(n), staging.publish_raw if raw else None)
@@ -171,10 +171,10 @@ class Engine:
                 [segment],
                 model=model_record(encoder),
                 dim=dim,
-                index={"requested": index, "factory": choice.factory, "reason": choice.reason},
+                index=choice.record(index),
                 raw=raw,
                 made_by=made_by(),
-                **whitening_fields(fit, writer.write_whitening, fitted_below=0 if foreign else n),
+                **whitening_fields(fit, writer.write_whitening, fitted_below=0 if is_fitted(whitening) else n),
             )
         try:
             return cls(Bundle(folder), encoder)

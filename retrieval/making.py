@@ -87,6 +87,11 @@ def auto_dim(n: int, d: int) -> int | None:
     return max(1, d // 2)
 
 
+def is_fitted(whitening: Whitening | int | None) -> bool:
+    """Whether a whitening comes from elsewhere, fitted."""
+    return isinstance(whitening, Whitening) and whitening.is_fitted
+
+
 def dim_after(whitening: Whitening | int | None, d: int) -> int:
     """Columns that are left of d, known before anything is fitted.
 

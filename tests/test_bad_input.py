@@ -705,7 +705,9 @@ def test_any_other_k_is_refused(engine: Engine, k: Any) -> None:
     "queries", [[None], [b"fox"], [3], [["fox"]], ["fox", ""], [np.ones(8)], b"fox", ["\ud800"], "\udfff"]
 )
 def test_queries_that_are_no_texts_are_refused(engine: Engine, queries: Any) -> None:
-    with pytest.raises(InputError, match="query 1 is|query 2 is|query 1 holds a lone surrogate|expected a sequence of texts"):
+    with pytest.raises(
+        InputError, match="query 1 is|query 2 is|query 1 holds a lone surrogate|expected a sequence of texts"
+    ):
         engine.search(queries)
 
 
