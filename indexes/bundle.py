@@ -16,7 +16,6 @@ one committed state or the next. What no commit lists is swept by the next write
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,9 +28,10 @@ from numpy.typing import NDArray
 from .catalogue import Catalogue, StoredDocument
 from .errors import RESTORE, IndexCorruptError, IndexError_, InputError
 from .files import FileEntry, map_array
+from .loaded import LoadedSegment
 from .manifest import Manifest, Segment
 from .stored import StoredVectors
-from .vectors import VectorIndex, check_unit
+from .vectors import check_unit
 
 T = TypeVar("T")
 Float32 = NDArray[np.float32]
@@ -47,35 +47,6 @@ class Found:
 
     document: StoredDocument
     score: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Loaded:
-    """A segment in memory."""
-
-    segment: Segment
-    vectors: VectorIndex | None  # None where nothing is to be searched
-    rows: Int64  # (count,), ascending
-    alive: NDArray[np.bool_] | None  # (count,), or None if all are
-
-    @property
-    def index(self) -> VectorIndex:
-        """The search structure.
-
-        Raises
-        ------
-        InputError
-            If the index was opened without.
-        """
-        if self.vectors is None:
-            raise InputError("the index was opened without its search structures; open it with them to search it")
-        return self.vectors
-
-    def positions_of(self, rows: Int64) -> Int64:
-        """Where those of some rows are that are in this segment."""
-        places = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
-        found: Int64 = places[self.rows[places] == rows]
-        return found
 
 
 class Bundle:
@@ -98,7 +69,7 @@ class Bundle:
         self.searchable = searchable
         self.folder = folder = folder.absolute()  # the process may go elsewhere
         self._catalogue = Catalogue(folder)
-        self._loaded: list[_Loaded] = []
+        self._loaded: list[LoadedSegment] = []
         self._good: set[FileEntry] = set()  # raw vectors, which are verified when they are first used
         self._generation = -1
         try:
@@ -290,29 +261,18 @@ class Bundle:
             if segments is None or loaded.segment in segments:
                 assert loaded.segment.raw is not None  # see Manifest
                 path = self._verified_once(loaded.segment.raw)
-                parts.append((map_array(path, (loaded.segment.count, dim), dtype), *self._alive(loaded, dead)))
+                parts.append((map_array(path, (loaded.segment.count, dim), dtype), *loaded.live(dead)))
         return StoredVectors(parts, dim, dtype)
 
     def searched_vectors(self) -> StoredVectors:
         """The unit rows of all live rows that are searched, as the structures hold them (8-bit codes decoded)."""
-        parts = [(loaded.index.as_array(), *self._alive(loaded, None)) for loaded in self._loaded]
+        parts = [(loaded.index.as_array(), *loaded.live()) for loaded in self._loaded]
         return StoredVectors(parts, self.manifest.dim, np.float32)
 
     def rows(self, segment: Segment, dead: Int64) -> Int64:
         """The live rows of a segment, without those that are about to be deleted."""
         (loaded,) = (loaded for loaded in self._loaded if loaded.segment == segment)
-        return self._alive(loaded, dead)[1]
-
-    def _alive(self, loaded: _Loaded, dead: Int64 | None) -> tuple[Int64 | None, Int64]:
-        """Positions of the live rows (None for all), and these rows."""
-        alive = loaded.alive
-        if dead is not None and len(gone := loaded.positions_of(dead)):
-            alive = np.ones(len(loaded.rows), np.bool_) if alive is None else alive.copy()
-            alive[gone] = False
-        if alive is None:
-            return None, loaded.rows
-        positions = np.flatnonzero(alive)
-        return positions, loaded.rows[positions]
+        return loaded.live(dead)[1]
 
     def search(
         self, vectors: Float32, k: int, *, filter: str | Mapping[str, Any] | None = None, exact: bool = False
@@ -395,40 +355,17 @@ class Bundle:
         before = {loaded.segment: loaded for loaded in self._loaded}
         now = []
         for segment in manifest.segments:
-            if segment in before:
-                vectors, rows = before[segment].vectors, before[segment].rows
-            else:
-                vectors = self._read_vectors(segment, manifest.dim) if self.searchable else None
-                rows = self._read_rows(segment)
-            loaded = _Loaded(segment=segment, vectors=vectors, rows=rows, alive=None)
-            if len(dead := loaded.positions_of(deleted)):
-                alive = np.ones(segment.count, np.bool_)
-                alive[dead] = False
-                loaded = dataclasses.replace(loaded, alive=alive)
-            now.append(loaded)
-            live += segment.count - len(dead)
+            loaded = before.get(segment) or LoadedSegment.read(
+                segment, self.folder / "segments", manifest.dim if self.searchable else None
+            )
+            now.append(loaded.without(deleted))
+            live += now[-1].count
         if live != manifest.documents:
             raise IndexCorruptError(
                 f"{self.folder / 'catalogue.sqlite'} lists {manifest.documents:,} documents, but {live:,} vectors are "
                 f"not deleted; {RESTORE}"
             )
         self._loaded, self._manifest, self._generation = now, manifest, manifest.generation
-
-    def _read_vectors(self, segment: Segment, dim: int) -> VectorIndex:
-        index = VectorIndex.read(path := self._verified(segment.vectors))
-        if (index.n, index.dim) != (segment.count, dim):
-            raise IndexCorruptError(
-                f"{path} holds {index.n:,} vectors of {index.dim} columns; expected {segment.count:,} of {dim}"
-            )
-        return index
-
-    def _read_rows(self, segment: Segment) -> Int64:
-        if segment.rows is None:
-            return np.arange(segment.first_row, segment.first_row + segment.count)
-        rows = map_array(path := self._verified(segment.rows), (segment.count,), "int64")
-        if rows[0] != segment.first_row or (np.diff(rows) <= 0).any():
-            raise IndexCorruptError(f"{path} does not hold ascending rows from {segment.first_row} on")
-        return np.array(rows, np.int64)
 
 
 def _tied_at_end(scores: NDArray[np.floating[Any]], rows: Int64, k: int) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from indexes.bundle import Bundle
 from indexes.errors import (
     DuplicateIdError,
     FilterError,
@@ -675,13 +676,21 @@ def test_bad_records_are_not_taken_for_absent_ones(tmp_path: Path) -> None:
         assert len(engine) == 2
 
 
-def test_an_export_is_of_one_state_also_beside_a_rebuild(tmp_path: Path) -> None:
+def test_an_export_is_of_one_state_also_beside_a_rebuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whitening used to be looked up before the state was taken; the rebuild here comes between the two."""
+    real = Bundle.hold
     with (
         Engine.build(corpus(60), tmp_path / "i", model="hash:16", whitening=Whitening(6)) as engine,
         Engine.open(tmp_path / "i") as other,
     ):
-        assert engine.whitening is not None
-        other.rebuild(whitening=Whitening(3, gamma=1.0))
+
+        def hold_later(bundle: Bundle, prepare: Any) -> Any:
+            if "whitening" not in prepare.__qualname__:  # that of the export itself
+                monkeypatch.undo()
+                other.rebuild(whitening=Whitening(3, gamma=1.0))
+            return real(bundle, prepare)
+
+        monkeypatch.setattr(Bundle, "hold", hold_later)
         engine.export(tmp_path / "v.npy")
         vectors = np.load(tmp_path / "v.npy")
         ids = [json.loads(line) for line in (tmp_path / "v.npy.ids.jsonl").read_text().splitlines()]
@@ -694,7 +703,7 @@ def test_an_error_behind_the_commit_is_none_of_the_change(tmp_path: Path, monkey
 
     with Engine.build(corpus(30), tmp_path / "i", model="hash:16") as engine:
         with monkeypatch.context() as patch:
-            patch.setattr("indexes.bundle.VectorIndex.read", fail)
+            patch.setattr("indexes.loaded.VectorIndex.read", fail)
             assert engine.add(["new"]) == Changes(added=1)
             with pytest.raises(OSError, match="Input/output"):
                 engine.search("fox")
