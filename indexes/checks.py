@@ -117,8 +117,6 @@ def _check_rows(folder: Path, catalogue: Catalogue, manifest: Manifest) -> None:
     problem = None
     if len(rows) != manifest.documents:
         problem = f"{len(rows):,} documents are there, but {manifest.documents:,} were committed"
-    elif len(both := np.intersect1d(rows, deleted)):
-        problem = f"row {both[0]} is deleted and has a document"
     elif not np.array_equal(np.sort(np.concatenate([rows, deleted])), vectors):
         problem = "the documents and the deleted rows are not those of the segments"
     elif len(vectors) and vectors[-1] >= manifest.next_row:

@@ -579,8 +579,7 @@ class Engine:
         return self._bundle.read(lambda: self._bundle.manifest.documents)
 
     def __repr__(self) -> str:
-        manifest = self._bundle.manifest
-        return f"<Engine {self._bundle.folder}: {manifest.documents:,} documents, {manifest.model['name']}>"
+        return f"<Engine {self._bundle.folder}: {len(self):,} documents, {self._bundle.manifest.model['name']}>"
 
     def close(self) -> None:
         """Let go of the files."""

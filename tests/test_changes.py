@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from indexes.manifest import Manifest, checksum
 from retrieval import Document, Engine, Whitening
 from retrieval.changes import Changes
 from retrieval.encoder import Encoded, HashEncoder, Role
+from retrieval.verify import verify
 
 WORDS = [
     "fox",
@@ -170,6 +173,16 @@ def test_what_is_rebuilt_has_the_bytes_of_a_build(tmp_path: Path, whitening: Any
         assert again.info()["whitening"] == built.info()["whitening"]
     for suffix in (".faiss", ".raw.npy", ".whitening.safetensors"):
         assert segment_bytes(tmp_path / "i", suffix) == segment_bytes(tmp_path / "built", suffix)
+
+
+def test_an_addition_takes_in_what_is_no_larger(tmp_path: Path) -> None:
+    with Engine.build(corpus(60), tmp_path / "i", model="hash:8") as engine:
+        sizes = []
+        for n in (40, 30, 20, 10, 20, 160):
+            engine.add(corpus(n, seed=len(sizes) + 1))
+            assert len(engine) == 60 + sum((40, 30, 20, 10, 20, 160)[: len(sizes) + 1])
+            sizes.append([segment.count for segment in engine._bundle.manifest.segments])
+        assert sizes == [[60, 40], [60, 40, 30], [60, 40, 30, 20], [60, 40, 30, 20, 10], [180], [180, 160]]
 
 
 def test_three_hundred_additions_leave_nine_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,6 +391,13 @@ def test_the_whitening_stays_on_add_and_drift_is_told(tmp_path: Path) -> None:
         unlike = engine.info()["drift"]
         assert segment_bytes(tmp_path / "i", "whitening.safetensors") == [fit]
         assert like["added"] == 100 and unlike["added"] == 300
+        _, raw = engine.raw_documents()
+        old, added, mean = (np.array(part, np.float64) for part in (raw[:300], raw[300:], engine.whitening.mean_))
+        spread = np.sqrt(((old - mean) ** 2).sum(axis=1).mean())
+        columns = engine.whitening.components_
+        shares = [(((part - mean) @ columns) ** 2).sum() / ((part - mean) ** 2).sum() for part in (added, old)]
+        by_hand = [np.linalg.norm(added.mean(axis=0) - mean) / spread, *shares]
+        assert [unlike[name] for name in ("shift", "kept", "kept_at_fit")] == pytest.approx(by_hand, abs=6e-4)
         assert like["shift"] < 0.1 < 0.4 < unlike["shift"]
         assert abs(like["kept"] - like["kept_at_fit"]) < 0.02 < 0.1 < unlike["kept_at_fit"] - unlike["kept"]
         engine.compact()
@@ -505,8 +525,6 @@ def test_golden_indexes_stay_readable_and_writable(root: Path, tmp_path: Path, v
 
 def test_what_verify_looks_at(tmp_path: Path) -> None:
     with pytest.raises(IndexMissingError):
-        from retrieval.verify import verify
-
         verify(tmp_path / "nothing", deep=True)
     with Engine.build(corpus(30), tmp_path / "i", model="hash:16", whitening=Whitening(4)) as engine:
         engine.add(corpus(3, seed=1))
@@ -805,3 +823,50 @@ def test_what_can_be_made_anew_is_no_loss(tmp_path: Path, suffix: str, damage: A
     with Engine.open(tmp_path / "i") as again, Engine.open(tmp_path / "whole") as whole_one:
         whole(again)
         same_answers(again, whole_one)
+
+
+def test_an_index_that_is_replaced_while_a_writer_waits_for_the_lock_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Engine.build(corpus(30), tmp_path / "new", model="hash:16", whitening=4).close()
+    with Engine.build([("a", "first text")], tmp_path / "i", model="hash:16") as old:
+
+        def replaced(name: str) -> None:
+            if name == "locked":
+                for file in ("catalogue.sqlite", "catalogue.seal"):
+                    (tmp_path / "new" / file).replace(tmp_path / "i" / file)
+                shutil.rmtree(tmp_path / "i" / "segments")
+                (tmp_path / "new" / "segments").replace(tmp_path / "i" / "segments")
+
+        monkeypatch.setattr("indexes.steps.on_step", replaced)
+        with pytest.raises(IndexMissingError, match="removed or replaced"):
+            old.delete(["a"])
+    with Engine.open(tmp_path / "i") as new:
+        assert contents(new) == as_contents(corpus(30))
+
+
+def test_the_log_of_another_state_beside_a_sealed_catalogue_is_not_believed(tmp_path: Path) -> None:
+    """Who puts back an older catalogue with its seal, and leaves the newer log, would get what SQLite makes of both."""
+    Engine.build(corpus(10), tmp_path / "i", model="hash:16").close()
+    with closing(sqlite3.connect(tmp_path / "i" / "catalogue.sqlite")) as newer:
+        newer.execute("UPDATE documents SET metadata = '{}'")
+        newer.commit()
+        log = (tmp_path / "i" / "catalogue.sqlite-wal").read_bytes()
+        assert log
+        with pytest.raises(IndexCorruptError, match="its log is of another state"):
+            Engine.open(tmp_path / "i")
+
+
+def test_verify_finds_a_damaged_index_of_ids(tmp_path: Path) -> None:
+    """No file and no document is amiss; only SQLite's own check sees it."""
+    Engine.build(corpus(10), tmp_path / "i", model="hash:16").close()
+    catalogue = tmp_path / "i" / "catalogue.sqlite"
+    with closing(sqlite3.connect(catalogue)) as db:
+        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE type = 'index'").fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+    data = bytearray(catalogue.read_bytes())
+    data[(page - 1) * size : page * size] = bytes(size)
+    catalogue.write_bytes(data)
+    (tmp_path / "i" / "catalogue.seal").unlink()
+    bad = [check.name for check in verify(tmp_path / "i", deep=True) if check.problem]
+    assert bad == ["catalogue.sqlite"]
