@@ -579,7 +579,8 @@ class Engine:
         return self._bundle.read(lambda: self._bundle.manifest.documents)
 
     def __repr__(self) -> str:
-        return f"<Engine {self._bundle.folder}: {len(self):,} documents, {self._bundle.manifest.model['name']}>"
+        manifest = self._bundle.manifest  # as it was loaded; a closed engine can be shown, too
+        return f"<Engine {self._bundle.folder}: {manifest.documents:,} documents, {manifest.model['name']}>"
 
     def close(self) -> None:
         """Let go of the files."""
