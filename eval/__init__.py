@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .pairs import STSSet as STSSet
-    from .pairs import load_sts as load_sts
+    from retrieval.pairs import STSSet as STSSet
+    from retrieval.pairs import load_sts as load_sts
+
     from .report import STSReport as STSReport
     from .retrieval import RetrievalReport as RetrievalReport
     from .retrieval import RetrievalSet as RetrievalSet
@@ -19,16 +20,16 @@ if TYPE_CHECKING:
     from .tuning import tune_whitening as tune_whitening
 
 _HOMES = {
-    "RetrievalReport": "retrieval",
-    "RetrievalSet": "retrieval",
-    "STSReport": "report",
-    "STSSet": "pairs",
-    "WhiteningTuning": "tuned",
-    "evaluate_retrieval": "retrieval",
-    "evaluate_sts": "sts",
-    "load_retrieval": "retrieval",
-    "load_sts": "pairs",
-    "tune_whitening": "tuning",
+    "RetrievalReport": "eval.retrieval",
+    "RetrievalSet": "eval.retrieval",
+    "STSReport": "eval.report",
+    "STSSet": "retrieval.pairs",
+    "WhiteningTuning": "eval.tuned",
+    "evaluate_retrieval": "eval.retrieval",
+    "evaluate_sts": "eval.sts",
+    "load_retrieval": "eval.retrieval",
+    "load_sts": "retrieval.pairs",
+    "tune_whitening": "eval.tuning",
 }
 __all__ = [
     "RetrievalReport",
@@ -46,5 +47,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(f"eval.{_HOMES[name]}"), name)
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'eval' has no attribute {name!r}")

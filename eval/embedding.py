@@ -15,9 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from indexes.errors import InputError
 from retrieval.encoder import Encoder, Role, load_encoder
 from retrieval.moments import unit_rows
+from retrieval.pairs import STSSet
 from retrieval.whitening import Whitening
-
-from .pairs import STSSet
 
 if TYPE_CHECKING:
     from retrieval import Engine

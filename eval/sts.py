@@ -4,7 +4,7 @@
 
 The numbers are those of sentence-transformers' EmbeddingSimilarityEvaluator (same keys, equal
 to 1e-6 on the same vectors, but for cosines that are equal: here they tie, there float32 tells
-them apart). Leaves out how pairs are read (`eval.pairs`) and how a
+them apart). Leaves out how pairs are read (`retrieval.pairs`) and how a
 report is shown (`eval.report`).
 """
 
@@ -18,10 +18,10 @@ from os import PathLike
 import numpy as np
 
 from indexes.errors import InputError
+from retrieval.pairs import STSSet, load_sts
 from retrieval.whitening import Whitening
 
 from .embedding import ModelOrEmbed, Sentences, as_embed, is_engine, opened
-from .pairs import STSSet, load_sts
 from .report import STSReport, STSScore
 from .statistics import best_threshold, bootstrap_interval, spearman
 

@@ -7,7 +7,8 @@
     |   |-- FilterError                     a metadata filter that cannot be understood
     |   `-- VectorError                     NaN, infinite, zero or wrongly shaped vectors
     |-- ModelError                          a model that cannot be found or loaded
-    |   `-- FingerprintError                ... or is not the one that made the index
+    |   |-- FingerprintError                ... or is not the one that made the index
+    |   `-- TrainingError                   ... or came to nothing in training
     |-- IndexError_                         an index folder that cannot be used
     |   |-- IndexMissingError (FileNotFoundError)
     |   |-- IndexExistsError (FileExistsError)
@@ -67,6 +68,10 @@ class VectorError(InputError):
 
 class ModelError(RetrievalError):
     """A model that cannot be found or loaded."""
+
+
+class TrainingError(ModelError):
+    """A training that came to nothing, such as a loss that is no number."""
 
 
 class FingerprintError(ModelError):

@@ -77,7 +77,7 @@ class SentenceTransformerEncoder:
     """
 
     def __init__(self, files: ModelFiles, prompts: Mapping[str, str] | None = None) -> None:
-        with _quiet_transformers():
+        with quiet_transformers():
             from sentence_transformers import SentenceTransformer
 
             try:
@@ -275,7 +275,7 @@ def _prompts(recorded: Mapping[str, str | None], given: Mapping[str, str] | None
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep the library's progress bars and load reports off the user's terminal while a model loads."""
     from transformers.utils import logging as transformers_logging
 

@@ -38,7 +38,6 @@ from storage import (
     rewrite_manifest,
 )
 
-from eval.pairs import load_sts
 from eval.retrieval import load_retrieval
 from indexes.bundle import Bundle
 from indexes.errors import (
@@ -55,6 +54,7 @@ from indexes.seal import SEAL, check_seal
 from indexes.staging import Staging
 from retrieval import Engine, Whitening
 from retrieval.cli import cli
+from retrieval.pairs import load_sts
 
 fuzz = settings(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

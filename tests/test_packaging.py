@@ -93,7 +93,7 @@ def test_every_installed_requirement_is_constrained(root: Path) -> None:
 
     lines = (line.split(";")[0].strip() for line in (root / "constraints.txt").read_text().splitlines())
     pinned = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line}
-    extras = {"cpu", "offline", "parquet", "plot", "test", "zstd"}
+    extras = {"cpu", "offline", "parquet", "plot", "test", "train", "zstd"}
     todo, seen = [("sentence-retrieval", frozenset(extras))], set()
     while todo:
         name, wanted = todo.pop()

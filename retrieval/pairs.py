@@ -22,13 +22,16 @@ from numpy.typing import NDArray
 
 from indexes.document import check_unicode
 from indexes.errors import CorpusError, InputError
-from retrieval.streams import LONGEST, decoded, inner_suffix, lines_of, open_stream
+
+from .streams import LONGEST, decoded, inner_suffix, lines_of, open_stream
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 ALIASES = ("validation", "valid")  # of the split "dev"
 COLUMNS = (("sentence1", "text1", "sentence_a"), ("sentence2", "text2", "sentence_b"), ("score", "label", "similarity"))
+WORDS = {"contradiction": 0.0, "neutral": 1.0, "entailment": 2.0}
+"""Labels of natural language inference, as the scores they stand for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,8 @@ class STSSet:
     name : str
     sentences1, sentences2 : tuple of str, length n
     scores : ndarray of shape (n,), float64
-        Higher is more alike; any scale, as only ranks and linear relation are measured.
+        Higher is more alike; any scale, as only ranks and linear relation are measured. In a file also
+        contradiction (0), neutral (1), entailment (2).
     dev : STSSet, optional
         The development pairs of the same set, from which a 0/1 set's threshold is taken.
     """
@@ -261,10 +265,12 @@ def _sentence(value: Any) -> str:
 
 
 def _score(value: Any) -> float:
+    if isinstance(value, str) and (word := value.strip().lower()) in WORDS:
+        return WORDS[word]
     try:
         score = float(value)
     except (TypeError, ValueError):
-        raise InputError(f"score {value!r:.40}; expected a number") from None
+        raise InputError(f"score {value!r:.40}; expected a number or one of {', '.join(WORDS)}") from None
     except OverflowError:  # an int beyond 1.8e308
         score = np.inf
     if not np.isfinite(score):

@@ -1,0 +1,143 @@
+"""Labelled pairs as a trainer takes them: read, looked over, scaled.
+
+What cannot be learnt from is refused before a model is loaded: labels that are all equal, dev pairs that
+are trained on are counted. Pairs of different sets are never compared: their labels need not mean the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.errors import InputError
+
+from ..pairs import STSSet, load_sts
+from .losses import ALIKE
+
+logger = logging.getLogger(__name__)
+
+Pairs = str | PathLike[str] | STSSet | Sequence[str | PathLike[str] | STSSet]
+ONLY_ALIKE = ("mnrl",)
+"""Losses that know no label: of the pairs they get, the alike ones are taken."""
+
+
+def read_pairs(pairs: Pairs, split: str, data: str | PathLike[str] | None) -> list[STSSet]:
+    """The sets of one or more sources, each with a name of its own.
+
+    Raises
+    ------
+    CorpusError
+        See `load_sts`.
+    InputError
+        If there is none.
+    """
+    items = [pairs] if isinstance(pairs, str | PathLike | STSSet) else list(pairs)
+    sets: dict[str, STSSet] = {}
+    for item in items:
+        for found in [item] if isinstance(item, STSSet) else load_sts(item, split=split, data=data):
+            name, again = found.name, 2
+            while name in sets:
+                name, again = f"{found.name}-{again}", again + 1
+            sets[name] = found
+    if not sets:
+        raise InputError("there are no pairs to train on; expected at least one file or set")
+    return [_named(found, name) for name, found in sets.items()]
+
+
+def _named(pairs: STSSet, name: str) -> STSSet:
+    return STSSet(name=name, sentences1=pairs.sentences1, sentences2=pairs.sentences2, scores=pairs.scores)
+
+
+def scaled(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Labels on a scale from 0 (the least of them) to 1; labels that are all equal become 1.
+
+    Examples
+    --------
+    >>> scaled(np.array([0.0, 2.0, 5.0])).tolist()
+    [0.0, 0.4, 1.0]
+    """
+    span = np.ptp(scores)
+    if span == 0:
+        return np.ones_like(scores)
+    values: NDArray[np.float64] = (scores - scores.min()) / span
+    return values
+
+
+def examples_of(sets: Sequence[STSSet], loss: str) -> dict[str, Any]:
+    """A `datasets.Dataset` a set: the columns "sentence1" and "sentence2", and "label" if the loss reads it.
+
+    Parameters
+    ----------
+    sets : sequence of STSSet
+    loss : str
+        "softmax" gets the number of the label among the different ones, int64; the others get float32 from 0
+        to 1; "mnrl" gets the alike pairs (from `ALIKE` of the range on) without labels.
+
+    Raises
+    ------
+    InputError
+        If all labels of a set are equal, or, for "mnrl", no pair is alike.
+    """
+    from datasets import Dataset
+
+    classes = np.unique(np.concatenate([pairs.scores for pairs in sets]))
+    examples = {}
+    for pairs in sets:
+        labels = scaled(pairs.scores)
+        if loss in ONLY_ALIKE:
+            kept = np.flatnonzero(labels >= ALIKE)
+            if len(kept) < len(pairs):
+                logger.info("%s: %d of %d pairs are alike and used by %s", pairs.name, len(kept), len(pairs), loss)
+            columns: dict[str, Any] = {
+                "sentence1": [pairs.sentences1[i] for i in kept],
+                "sentence2": [pairs.sentences2[i] for i in kept],
+            }
+        else:
+            if np.ptp(pairs.scores) == 0:
+                raise InputError(
+                    f"all {len(pairs)} labels of {pairs.name!r} are {pairs.scores[0]:g}; the loss {loss!r} learns from "
+                    "pairs with different labels: add pairs that are less alike, or use the loss 'mnrl' for alike ones"
+                )
+            columns = {"sentence1": list(pairs.sentences1), "sentence2": list(pairs.sentences2)}
+            columns["label"] = (
+                np.searchsorted(classes, pairs.scores) if loss == "softmax" else labels.astype(np.float32)
+            )
+        examples[pairs.name] = Dataset.from_dict(columns)
+    return examples
+
+
+def class_count(sets: Sequence[STSSet]) -> int:
+    """How many different labels there are."""
+    return len(np.unique(np.concatenate([pairs.scores for pairs in sets])))
+
+
+def leaked(train: Sequence[STSSet], dev: STSSet) -> int:
+    """How many dev pairs are trained on, whichever sentence stands first.
+
+    Examples
+    --------
+    >>> one = STSSet(name="a", sentences1=("x", "p"), sentences2=("y", "q"), scores=np.array([1.0, 0.0]))
+    >>> two = STSSet(name="b", sentences1=("y", "p"), sentences2=("x", "r"), scores=np.array([1.0, 0.0]))
+    >>> leaked([one], two)
+    1
+    """
+    seen = {key for pairs in train for key in _keys(pairs)}
+    return sum(key in seen for key in _keys(dev))
+
+
+def _keys(pairs: STSSet) -> list[frozenset[str]]:
+    rows = zip(pairs.sentences1, pairs.sentences2, strict=True)
+    return [frozenset(" ".join(text.lower().split()) for text in row) for row in rows]
+
+
+def digest(pairs: STSSet) -> str:
+    """SHA-256 (16 hex digits) of the pairs and their scores."""
+    content = json.dumps([pairs.sentences1, pairs.sentences2, pairs.scores.tolist()])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

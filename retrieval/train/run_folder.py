@@ -1,0 +1,181 @@
+"""What a training leaves on disk while it goes on, so that the same command goes on after a kill.
+
+MODEL.training/settings.json      what was asked for; another request is refused
+               precision.json     what was measured to be faster
+               checkpoint-N/      model, optimizer and random state after step N, by the trainer
+                   progress.json  written last: a checkpoint without it is not whole
+               best/              the model of the best epoch
+MODEL/                            appears by renaming when all is done
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from indexes.errors import InputError
+from indexes.files import sync_folder
+from indexes.lock import write_lock
+
+from .precision import Precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """What one epoch came to.
+
+    Parameters
+    ----------
+    number : int
+        From 1; 0 is the model before training.
+    loss : float or None
+        Mean over the epoch's steps.
+    dev_spearman : float or None
+        x 1, on the dev pairs.
+    seconds : float
+        Training time of this epoch, without evaluation and without what a kill threw away.
+    """
+
+    number: int
+    loss: float | None = None
+    dev_spearman: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a training is: finished epochs, and the sums of the one under way."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    loss_sum: float = 0.0
+    steps: int = 0
+    seconds: float = 0.0
+
+    def to_json(self) -> str:
+        """As `from_json` reads it."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Progress:
+        """As `to_json` wrote it."""
+        values = json.loads(text)
+        return Progress(**values | {"epochs": [Epoch(**epoch) for epoch in values["epochs"]]})
+
+
+class RunFolder:
+    """The folder beside a model that is being trained.
+
+    Parameters
+    ----------
+    output : Path
+        Where the model will be; the run's folder is its name with ".training".
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output, self.path = output, output.with_name(output.name + ".training")
+
+    @contextmanager
+    def opened(self, settings: Mapping[str, Any], fresh: bool) -> Iterator[RunFolder]:
+        """Hold the folder, made or found again, for one process.
+
+        Raises
+        ------
+        InputError
+            If the output exists, or an interrupted training of other settings lies there and `fresh` is false.
+        IndexLockedError
+            If another process trains this model.
+        """
+        if self.output.exists():
+            raise InputError(f"{self.output} exists; remove it or name another folder for the model")
+        if not self.output.absolute().parent.is_dir():
+            raise InputError(f"the folder of {str(self.output)!r} is not there; make it first")
+        self.path.mkdir(exist_ok=True)
+        with write_lock(self.path):
+            if fresh:
+                self._empty()
+            self._check(settings)
+            yield self
+
+    def _check(self, settings: Mapping[str, Any]) -> None:
+        kept = self.path / "settings.json"
+        wanted = json.loads(json.dumps(settings))
+        try:
+            found = json.loads(kept.read_text())
+        except (OSError, ValueError):  # none yet, or cut off before anything was trained
+            self._empty()
+            _write(kept, json.dumps(wanted, indent=2))
+            return
+        differ = [name for name in wanted if found.get(name) != wanted[name]]
+        if differ:
+            name = differ[0]
+            raise InputError(
+                f"an interrupted training in {self.path} has {name} {found.get(name)!r}, now it is {wanted[name]!r}; "
+                "run it as it was to go on, or begin anew with --fresh (fresh=True)"
+            )
+
+    def _empty(self) -> None:
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif not entry.name.startswith("write.lock"):
+                entry.unlink()
+
+    def precision(self, choose: Callable[[], Precision]) -> Precision:
+        """What an interrupted training was begun in, or what `choose` says now."""
+        kept = self.path / "precision.json"
+        if not kept.is_file():
+            _write(kept, json.dumps(choose()))
+        chosen: Precision = json.loads(kept.read_text())
+        return chosen
+
+    def checkpoint(self) -> tuple[Path, Progress] | None:
+        """The newest whole checkpoint, or None."""
+        whole = []
+        for folder in self.path.glob("checkpoint-*"):
+            number = folder.name.removeprefix("checkpoint-")
+            if number.isdecimal() and (folder / "progress.json").is_file():
+                whole.append((int(number), folder))
+            else:
+                shutil.rmtree(folder)
+        if not whole:
+            return None
+        _, newest = max(whole)
+        progress = Progress.from_json((newest / "progress.json").read_text())
+        if progress.epochs and not (self.path / "best").is_dir():  # killed while it was being finished
+            return None
+        return newest, progress
+
+    def keep_best(self, save: Callable[[Path], None]) -> None:
+        """Replace the best model by the one that `save` writes into a folder."""
+        new, best = self.path / "best.new", self.path / "best"
+        shutil.rmtree(new, ignore_errors=True)
+        save(new)
+        shutil.rmtree(best, ignore_errors=True)
+        new.rename(best)
+
+    def finish(self, files: Mapping[str, str]) -> None:
+        """Make the best model the output, with text files of these names added, and remove the folder."""
+        best = self.path / "best"
+        for name, content in files.items():
+            _write(best / name, content)
+        for place in [best, *(inner for inner in best.rglob("*"))]:
+            sync_folder(place)  # files alike
+        best.rename(self.output)
+        sync_folder(self.output.absolute().parent)
+        shutil.rmtree(self.path)
+
+
+def mark_whole(checkpoint: Path, progress: Progress) -> None:
+    """Say that a checkpoint is whole."""
+    _write(checkpoint / "progress.json", progress.to_json())
+
+
+def _write(path: Path, content: str) -> None:
+    new = path.with_name(path.name + ".new")
+    new.write_text(content, encoding="utf-8")
+    new.replace(path)
