@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from indexes.errors import InputError
-from retrieval.encoder import Encoder, Role, load_encoder
+from retrieval.encoder import Encoder, Role, find_model, load_encoder
+from retrieval.models import ModelFiles, is_cross_encoder
 from retrieval.moments import unit_rows
 from retrieval.pairs import STSSet
+from retrieval.scorer import CrossEncoderScorer
 from retrieval.whitening import Whitening
 
 if TYPE_CHECKING:
@@ -38,6 +40,15 @@ def opened(model_or_embed: ModelOrEmbed) -> Iterator[ModelOrEmbed]:
             yield engine
     else:
         yield model_or_embed
+
+
+def scorer_or_model(candidate: ModelOrEmbed) -> ModelOrEmbed:
+    """A cross-encoder's scorer, if this is a cross-encoder or names one; else the candidate, a name looked up."""
+    if isinstance(candidate, str | PathLike):
+        candidate = find_model(candidate)
+        if isinstance(candidate, ModelFiles) and is_cross_encoder(candidate.folder):
+            return CrossEncoderScorer(candidate)
+    return candidate
 
 
 def is_engine(candidate: ModelOrEmbed) -> bool:
@@ -66,7 +77,7 @@ def as_embed(model_or_embed: ModelOrEmbed, *, raw: bool = False, role: Role = "q
         engine: Engine = model_or_embed
         name = str(engine.info()["path"])
         return _embed_of_encoder(engine.encoder, role, name) if raw else (name, lambda texts: engine.embed(texts, role))
-    if isinstance(model_or_embed, str | PathLike) or _is_encoder(model_or_embed):
+    if isinstance(model_or_embed, str | PathLike | ModelFiles) or _is_encoder(model_or_embed):
         return _embed_of_encoder(load_encoder(model_or_embed), role)
     library = sys.modules.get("sentence_transformers")  # loaded already, if this is one of its models
     if library is not None and isinstance(model_or_embed, library.SentenceTransformer):

@@ -12,19 +12,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 
 import numpy as np
+from numpy.typing import NDArray
 
 from indexes.errors import InputError
 from retrieval.pairs import STSSet, load_sts
+from retrieval.scorer import CrossEncoderScorer
 from retrieval.whitening import Whitening
 
-from .embedding import ModelOrEmbed, Sentences, as_embed, is_engine, opened
+from .embedding import ModelOrEmbed, Sentences, as_embed, is_engine, opened, scorer_or_model
 from .report import STSReport, STSScore
 from .statistics import best_threshold, bootstrap_interval, spearman
 
+Similarity = Callable[[STSSet], NDArray[np.float64]]
 Datasets = str | PathLike[str] | STSSet | Sequence[str | PathLike[str] | STSSet]
 
 
@@ -43,7 +46,8 @@ def evaluate_sts(
     Parameters
     ----------
     model_or_embed : str, path, SentenceTransformer, Encoder, Engine or callable
-        A model's name or folder, an index (its vectors are whitened as they are searched), or any
+        A model's name or folder (a cross-encoder's scores stand in for cosines), an index (its vectors are whitened
+        as they are searched), or any
         function from a list of n texts to an array of shape (n, d). Models with prompts get their query
         prompt on both sides; a SentenceTransformer is asked as it is.
     datasets : path, name, STSSet, or a sequence of those
@@ -79,15 +83,23 @@ def evaluate_sts(
     with opened(model_or_embed) as source:
         if fitted is not None and is_engine(source):
             raise InputError("the index whitens its vectors already; evaluate its model to try another whitening")
-        name, embed = as_embed(source)
-        vectors = Sentences([s for pairs in sets for s in _sentences(pairs)], embed)
-    if fitted is not None:
-        vectors = vectors.whitened(fitted)
+        if isinstance(scorer := scorer_or_model(source), CrossEncoderScorer):
+            if fitted is not None:
+                raise InputError(f"{scorer.name} is a cross-encoder: it has no vectors to whiten")
+            name, similarity = scorer.name, _similarity_of(scorer)
+        else:
+            name, embed = as_embed(scorer)
+            vectors = Sentences([s for pairs in sets for s in _sentences(pairs)], embed)
+            similarity = (vectors if fitted is None else vectors.whitened(fitted)).cosines
     return STSReport(
         model=name,
         whitening=None if fitted is None else repr(fitted),
-        scores=tuple(_score(pairs, vectors, resamples, seed) for pairs in sets),
+        scores=tuple(_score(pairs, similarity, resamples, seed) for pairs in sets),
     )
+
+
+def _similarity_of(scorer: CrossEncoderScorer) -> Similarity:
+    return lambda pairs: scorer.scores(pairs.sentences1, pairs.sentences2).astype(np.float64)
 
 
 def load_sets(datasets: Datasets, split: str, data: str | PathLike[str] | None) -> list[STSSet]:
@@ -106,21 +118,21 @@ def _sentences(pairs: STSSet) -> list[str]:
     return own if pairs.dev is None else own + _sentences(pairs.dev)
 
 
-def _score(pairs: STSSet, vectors: Sentences, resamples: int, seed: int) -> STSScore:
+def _score(pairs: STSSet, similarity: Similarity, resamples: int, seed: int) -> STSScore:
     from scipy.stats import pearsonr
 
     if len(pairs) < 2 or np.ptp(pairs.scores) == 0:
         raise InputError(
             f"set {pairs.name!r}: all {len(pairs)} scores are the same; expected different ones to correlate with"
         )
-    cosines = vectors.cosines(pairs)
+    cosines = similarity(pairs)
     if np.ptp(cosines) == 0:
         raise InputError(
-            f"set {pairs.name!r}: all cosines are {cosines[0]:g}; vectors that tell nothing apart have no score"
+            f"set {pairs.name!r}: all similarities are {cosines[0]:g}; a model that tells nothing apart has no score"
         )
     accuracy, threshold = None, None
     if pairs.binary and pairs.dev is not None and pairs.dev.binary and np.ptp(pairs.dev.scores) > 0:
-        threshold = best_threshold(vectors.cosines(pairs.dev), pairs.dev.scores)
+        threshold = best_threshold(similarity(pairs.dev), pairs.dev.scores)
         accuracy = float(((cosines >= threshold) == (pairs.scores == 1)).mean())
     return STSScore(
         name=pairs.name,

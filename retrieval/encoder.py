@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from indexes.errors import InputError, ModelError, VectorError
 
-from .models import DEFAULT_MODEL, ModelFiles, fingerprint, locate
+from .models import DEFAULT_MODEL, ModelFiles, fingerprint, is_cross_encoder, locate
 from .moments import check_vectors
 
 logger = logging.getLogger(__name__)
@@ -77,6 +77,10 @@ class SentenceTransformerEncoder:
     """
 
     def __init__(self, files: ModelFiles, prompts: Mapping[str, str] | None = None) -> None:
+        if is_cross_encoder(files.folder):
+            raise ModelError(
+                f"model {files.name!r} is a cross-encoder: it scores pairs and has no vectors; expected an encoder"
+            )
         with quiet_transformers():
             from sentence_transformers import SentenceTransformer
 
@@ -280,11 +284,15 @@ def quiet_transformers() -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    library = logging.getLogger("sentence_transformers")
+    level = library.level
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    library.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        library.setLevel(level)
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()

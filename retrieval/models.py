@@ -183,6 +183,21 @@ def fingerprint(folder: Path) -> dict[str, str]:
     }
 
 
+def is_cross_encoder(folder: Path) -> bool:
+    """Whether a model gives one output for a pair of texts, and no vector of a text."""
+    if "Pooling" in (_text(folder / "modules.json")):
+        return False
+    try:
+        config = json.loads(_text(folder / "config.json"))
+    except ValueError:
+        return False
+    return any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
 def compare(stored: Mapping[str, Any], found: Mapping[str, Any], name: str) -> None:
     """Nothing, if two fingerprints are the same.
 

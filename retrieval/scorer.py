@@ -6,9 +6,7 @@ logits, never a sigmoid of them, which saturates.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +15,7 @@ from numpy.typing import NDArray
 from indexes.errors import InputError, ModelError
 
 from .encoder import TOKEN_BUDGET, pack, quiet_transformers
-from .models import ModelFiles, fingerprint, locate
-
-
-def is_cross_encoder(folder: Path) -> bool:
-    """Whether a model's folder says that it has an output for pairs of texts."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+from .models import ModelFiles, fingerprint, is_cross_encoder, locate
 
 
 class CrossEncoderScorer:

@@ -177,7 +177,7 @@ def test_a_set_is_checked_where_it_is_born(one: tuple[str, ...], two: tuple[str,
 
 
 def test_constant_cosines_are_an_error() -> None:
-    with pytest.raises(InputError, match="all cosines are 1"):
+    with pytest.raises(InputError, match="all similarities are 1"):
         evaluate_sts(lambda texts: np.ones((len(texts), 4)), pairs())
 
 

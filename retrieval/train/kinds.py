@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from indexes.errors import InputError
 
 from ..encoder import SentenceTransformerEncoder
-from ..models import ModelFiles
+from ..models import ModelFiles, is_cross_encoder
 from ..pairs import STSSet
 from ..scorer import CrossEncoderScorer
 from .losses import CROSS_ENCODER_LOSSES, ENCODER_LOSSES, Builder
+from .packing import by_length
 
 
 class Kind(Protocol):
@@ -57,6 +58,7 @@ class EncoderKind:
     def __init__(self, files: ModelFiles, max_length: int | None) -> None:
         self.encoder = SentenceTransformerEncoder(files)
         self.model = self.encoder.model
+        self.model.forward = by_length(self.model.forward)
         self.prompt = self.encoder.prompts["query"] or None
         if max_length is not None:
             _check_length(max_length, self.model)
@@ -91,11 +93,10 @@ class CrossEncoderKind:
     prompt: str | None = None
 
     def __init__(self, files: ModelFiles, max_length: int | None) -> None:
-        from ..scorer import is_cross_encoder
-
         self.trained_before = is_cross_encoder(files.folder)
         self.scorer = CrossEncoderScorer(files, trainable=True)
         self.model = self.scorer.model
+        self.model.forward = by_length(self.model.forward)
         self.model.activation_fn = nn.Identity()  # what is saved gives logits wherever it is loaded
         if max_length is not None:
             _check_length(max_length, self.model)

@@ -333,7 +333,5 @@ def _precision(options: _Options, kind: Kind, loss: torch.nn.Module, examples: d
 def _tell_if_worse(epochs: list[Epoch], best: Epoch) -> None:
     before = next((epoch.dev_spearman for epoch in epochs if epoch.number == 0), None)
     if before is not None and best.dev_spearman is not None and best.dev_spearman < before:
-        said = (
-            "no epoch is as good on the dev pairs as the model was before (%.2f, now %.2f); try other settings"
-        )
+        said = "no epoch is as good on the dev pairs as the model was before (%.2f, now %.2f); try other settings"
         logger.warning(said, 100 * before, 100 * best.dev_spearman)

@@ -1,0 +1,202 @@
+"""CoSENT's three experiments, re-run with small models: what a loss and a kind of model are worth on the same data.
+
+    RETRIEVAL_MODELS=folder python benchmarks/training.py losses         encoders: CoSENT, cosine, softmax
+    RETRIEVAL_MODELS=folder python benchmarks/training.py kinds          encoder against cross-encoder
+    RETRIEVAL_MODELS=folder python benchmarks/training.py cross-losses   cross-encoders: CoSENT, cross-entropy
+
+Every run is kept in benchmarks/results/training.json as soon as it is done; a command that was interrupted goes on.
+Runs of one seed come before those of the next. Data: RETRIEVAL_SHARED, default ../shared.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from shared_data import SHARED, STS, earlier, model_folder, write_result
+
+from eval import STSSet, evaluate_sts, load_sts
+from retrieval.console import note, say
+from retrieval.models import locate
+from retrieval.train import train_cross_encoder, train_encoder
+
+SEEDS = (0, 1, 2)
+SAMPLE = 1500
+"""Pairs of a test set that are looked at, drawn once."""
+TESTS = {"en": ("stsb-en",), "zh": ("stsb-zh", "lcqmc", "bq", "pawsx-zh", "atec-ccks")}
+STARTS = {
+    "minilm": "all-MiniLM-L6-v2",
+    "minilm-2": "the first 2 of its 6 layers: the mean of an inner layer",
+    "minilm-4-random": "the first 4 of its layers, the upper 2 of them random",
+    "e5": "multilingual-e5-small-q4deq",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training."""
+
+    kind: str
+    start: str
+    data: str
+    loss: str
+    seed: int
+    epochs: int = 2
+    batch_size: int = 32
+    lr: float = 5e-5
+    scale: float | None = None
+
+    @property
+    def key(self) -> str:
+        """As the results file has it."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def losses(seed: int) -> Iterator[Run]:
+    """Experiment I."""
+    for start in ("minilm", "minilm-2", "minilm-4-random"):
+        for loss in ("cosent", "cosine", "softmax"):
+            yield Run(kind="encoder", start=start, data="stsb-en", loss=loss, seed=seed)
+    for data in ("stsb-zh", "atec-6k"):
+        for loss in ("cosent", "cosine", "softmax"):
+            yield Run(kind="encoder", start="e5", data=data, loss=loss, seed=seed)
+
+
+def kinds(seed: int) -> Iterator[Run]:
+    """Experiment II; the first of each pair is one of experiment I's."""
+    for start, data in (("minilm", "stsb-en"), ("e5", "stsb-zh"), ("e5", "atec-6k"), ("e5", "pawsx-zh")):
+        yield Run(kind="encoder", start=start, data=data, loss="cosent", seed=seed)
+        yield Run(kind="cross-encoder", start=start, data=data, loss="cosent", seed=seed, epochs=3)
+
+
+def cross_losses(seed: int) -> Iterator[Run]:
+    """Experiment III."""
+    one = {"kind": "cross-encoder", "start": "minilm", "data": "stsb-en", "seed": seed, "epochs": 3}
+    for batch_size in (32, 64):
+        for loss, scale in (("cosent", None), ("bce", None), ("cosent", 5.0)):
+            yield Run(**one, loss=loss, scale=scale, batch_size=batch_size)
+
+
+def start_folder(name: str, place: Path) -> str:
+    """A model to start from, made of another if need be."""
+    if name == "minilm":
+        return STARTS[name]
+    if name == "e5":
+        return model_folder(STARTS[name])
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    folder = place / name
+    if not folder.exists():
+        model = SentenceTransformer(str(locate(STARTS["minilm"]).folder))
+        bert = model[0].auto_model
+        kept = 4 if name == "minilm-4-random" else 2
+        bert.encoder.layer = bert.encoder.layer[:kept]
+        bert.config.num_hidden_layers = kept
+        if name == "minilm-4-random":
+            torch.manual_seed(0)
+            for layer in bert.encoder.layer[2:]:
+                for module in layer.modules():
+                    if isinstance(module, torch.nn.Linear):
+                        torch.nn.init.normal_(module.weight, std=bert.config.initializer_range)
+                        torch.nn.init.zeros_(module.bias)
+                    elif isinstance(module, torch.nn.LayerNorm):
+                        module.reset_parameters()
+        model.save_pretrained(str(folder), create_model_card=False)
+    return str(folder)
+
+
+def sampled(pairs: STSSet, size: int) -> STSSet:
+    """Some of the pairs, always the same."""
+    if len(pairs) <= size:
+        return pairs
+    rows = np.sort(np.random.default_rng(0).choice(len(pairs), size, replace=False))
+    return STSSet(
+        name=pairs.name, sentences1=tuple(pairs.sentences1[i] for i in rows),
+        sentences2=tuple(pairs.sentences2[i] for i in rows), scores=pairs.scores[rows],
+    )  # fmt: skip
+
+
+def data_of(name: str) -> tuple[STSSet, STSSet, list[STSSet]]:
+    """Train, dev and test pairs."""
+    language = "en" if name.endswith("-en") else "zh"
+    if name == "atec-6k":
+        train = sampled(load_sts(SHARED / "data" / "pairs" / "para-atec-zh-train.tsv")[0], 6000)
+        dev = load_sts(STS / "atec-ccks", split="dev")[0]
+    elif name == "pawsx-zh":  # it has no train split: most of its dev pairs are trained on
+        whole = load_sts(STS / name, split="dev")[0]
+        rows = np.random.default_rng(0).permutation(len(whole))
+        train, dev = (
+            STSSet(name=name, sentences1=tuple(whole.sentences1[i] for i in part),
+                   sentences2=tuple(whole.sentences2[i] for i in part), scores=whole.scores[part])
+            for part in (rows[:1600], rows[1600:])
+        )  # fmt: skip
+    else:
+        train, dev = (load_sts(STS / name, split=split)[0] for split in ("train", "dev"))
+    tests = [sampled(load_sts(STS / test, split="test")[0], SAMPLE) for test in TESTS[language]]
+    return train, sampled(dev, SAMPLE), tests
+
+
+def trained(run: Run, place: Path) -> dict[str, Any]:
+    """What a run comes to: dev Spearman after each epoch, test Spearman of the epoch kept."""
+    train, dev, tests = data_of(run.data)
+    train_it = train_encoder if run.kind == "encoder" else train_cross_encoder
+    output = place / "model"
+    training = train_it(
+        train, output, model=start_folder(run.start, place), dev=dev, loss=run.loss, scale=run.scale, epochs=run.epochs,
+        batch_size=run.batch_size, lr=run.lr, seed=run.seed, fresh=True,
+    )  # fmt: skip
+    report = evaluate_sts(str(output), tests, resamples=0)
+    shutil.rmtree(output)
+    return {
+        "run": asdict(run),
+        "precision": training.precision,
+        "dev": [round(100 * (epoch.dev_spearman or 0), 2) for epoch in training.epochs if epoch.number],
+        "seconds_an_epoch": round(np.mean([epoch.seconds for epoch in training.epochs if epoch.number]), 1),
+        "kept": training.best_epoch,
+        "test": {score.name: round(100 * score.spearman, 2) for score in report.scores},
+    }
+
+
+def untrained(name: str, language: str, place: Path) -> dict[str, float]:
+    """Test Spearman of a start."""
+    tests = [sampled(load_sts(STS / test, split="test")[0], SAMPLE) for test in TESTS[language]]
+    report = evaluate_sts(start_folder(name, place), tests, resamples=0)
+    return {score.name: round(100 * score.spearman, 2) for score in report.scores}
+
+
+EXPERIMENTS = {"losses": losses, "kinds": kinds, "cross-losses": cross_losses}
+
+
+@click.command()
+@click.argument("experiment", type=click.Choice([*EXPERIMENTS, "all"]))
+@click.option("--seeds", type=click.IntRange(1, len(SEEDS)), default=len(SEEDS), show_default=True)
+def main(experiment: str, seeds: int) -> None:
+    """Run one of the experiments, or all."""
+    say(quiet=False)
+    wanted = list(EXPERIMENTS) if experiment == "all" else [experiment]
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        for seed in SEEDS[:seeds]:
+            for run in dict.fromkeys(run for name in wanted for run in EXPERIMENTS[name](seed)):
+                result = earlier("training")
+                starts, runs = result.get("starts", {}), result.get("runs", {})
+                if run.key in runs:
+                    continue
+                note(run.key)
+                language = "en" if run.data.endswith("-en") else "zh"
+                if run.start not in starts and run.kind == "encoder":
+                    starts[run.start] = untrained(run.start, language, place)
+                runs[run.key] = trained(run, place)
+                write_result("training", {"sample": SAMPLE, "about": STARTS, "starts": starts, "runs": runs})
+
+
+if __name__ == "__main__":
+    main()
