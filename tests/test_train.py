@@ -1,0 +1,361 @@
+"""Training from pairs to a folder: what it learns, that it can be interrupted, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import run
+from tiny_models import WORDS, tiny_encoder
+
+from eval import STSSet, evaluate_sts
+from indexes.errors import CorpusError, IndexLockedError, InputError, ModelError, TrainingError
+from indexes.lock import write_lock
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("datasets")
+
+from retrieval.encoder import load_encoder  # noqa: E402
+from retrieval.models import is_cross_encoder  # noqa: E402
+from retrieval.scorer import CrossEncoderScorer  # noqa: E402
+from retrieval.train import loop, train_cross_encoder, train_encoder, training  # noqa: E402
+from retrieval.train.batches import MixedLabels, Proportional  # noqa: E402
+from retrieval.train.examples import examples_of, leaked, scaled  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_encoder(tmp_path_factory.mktemp("tiny")))
+
+
+def pairs_of(n: int, seed: int, name: str = "made") -> STSSet:
+    """Sentences of five words from one third of the vocabulary; 2 if both are of the same third, 0 if of the ends."""
+    rng = np.random.default_rng(seed)
+    thirds = [WORDS[start::3] for start in range(3)]
+    topics = rng.integers(0, 3, (n, 2))
+    one, two = ([" ".join(rng.choice(thirds[topic], 5)) for topic in side] for side in topics.T)
+    scores = 2.0 - np.abs(topics[:, 0] - topics[:, 1])
+    return STSSet(name=name, sentences1=tuple(one), sentences2=tuple(two), scores=scores)
+
+
+TRAIN, DEV = pairs_of(160, 0), pairs_of(60, 1, "made-dev")
+QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 2e-3, "precision": "float32"}
+
+
+def weights(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def written(pairs: STSSet, path: Path) -> Path:
+    rows = zip(pairs.sentences1, pairs.sentences2, pairs.scores, strict=True)
+    path.write_text("sentence1\tsentence2\tscore\n" + "".join(f"{a}\t{b}\t{c:g}\n" for a, b, c in rows))
+    return path
+
+
+@contextmanager
+def stopped_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A checkpoint at each step, and Ctrl-C after some of them."""
+    counter = count(1)
+
+    @contextmanager
+    def bar(*arguments: object) -> Iterator[Any]:
+        def advance(done: int) -> None:
+            if done and next(counter) > steps:
+                raise KeyboardInterrupt
+
+        yield advance
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "progress_bar", bar)
+        patch.setattr(loop, "SAVE_EVERY", 0.0)
+        yield
+
+
+def test_an_encoder_learns_and_plain_sentence_transformers_loads_it(tiny: str, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    result = train_encoder(TRAIN, tmp_path / "model", model=tiny, dev=DEV, **QUICK | {"epochs": 3})
+    before, *after = [epoch.dev_spearman or 0 for epoch in result.epochs]
+    assert max(after) > before + 0.1
+    assert after[result.best_epoch - 1] == max(after)
+    plain = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    ours = evaluate_sts(str(tmp_path / "model"), DEV)["made-dev"].spearman
+    theirs = evaluate_sts(plain, DEV)["made-dev"].spearman
+    assert ours == pytest.approx(theirs, abs=1e-4) and ours == pytest.approx(max(after), abs=1e-6)
+
+
+def test_the_card_and_the_record_say_what_it_was_made_from(tiny: str, tmp_path: Path) -> None:
+    result = train_encoder(TRAIN, tmp_path / "model", model=tiny, dev=DEV, seed=7, **QUICK)
+    record = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert record == json.loads(json.dumps(result.to_dict()))
+    assert record["settings"]["train"][0]["pairs"] == 160 and record["settings"]["seed"] == 7
+    card = (tmp_path / "model" / "README.md").read_text()
+    for said in (
+        "cosent",
+        "| made | 160 | 0 to 2, 3 different |",
+        "| made-dev | 60 |",
+        "| seed | 7 |",
+        "0 of its pairs",
+    ):
+        assert said in card
+    assert f"{100 * (result.epochs[result.best_epoch].dev_spearman or 0):.2f}" in card
+    assert not (tmp_path / "model.training").exists()
+
+
+def test_the_same_seed_gives_the_same_model(tiny: str, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train_encoder(TRAIN, tmp_path / name, model=tiny, seed=seed, **QUICK)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b") != weights(tmp_path / "c")
+
+
+@pytest.mark.parametrize("steps", [1, 9, 10, 11, 19])
+@pytest.mark.parametrize("loss", ["cosent", "softmax"])
+def test_an_interrupted_training_goes_on_to_the_same_bytes(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, loss: str
+) -> None:
+    """At the first step, around the end of an epoch (10 steps), and before the last one."""
+    if loss == "softmax" and steps not in (9, 11):
+        pytest.skip("the softmax differs by its classifier only")
+    whole = train_encoder(TRAIN, tmp_path / "whole", model=tiny, dev=DEV, loss=loss, **QUICK)
+    with stopped_after(steps, monkeypatch), pytest.raises(KeyboardInterrupt):
+        train_encoder(TRAIN, tmp_path / "cut", model=tiny, dev=DEV, loss=loss, **QUICK)
+    assert not (tmp_path / "cut").exists()
+    rest = train_encoder(TRAIN, tmp_path / "cut", model=tiny, dev=DEV, loss=loss, **QUICK)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert [replace(epoch, seconds=0.0) for epoch in rest.epochs] == [replace(e, seconds=0.0) for e in whole.epochs]
+
+
+def test_a_checkpoint_cut_off_in_writing_is_not_used(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_encoder(TRAIN, tmp_path / "whole", model=tiny, **QUICK)
+    with stopped_after(5, monkeypatch), pytest.raises(KeyboardInterrupt):
+        train_encoder(TRAIN, tmp_path / "cut", model=tiny, **QUICK)
+    folders = sorted((tmp_path / "cut.training").glob("checkpoint-*"))
+    (folders[-1] / "progress.json").unlink()
+    (folders[-1] / "model.safetensors").write_bytes(b"")
+    train_encoder(TRAIN, tmp_path / "cut", model=tiny, **QUICK)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_an_interrupted_training_is_not_gone_on_with_under_other_settings(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stopped_after(3, monkeypatch), pytest.raises(KeyboardInterrupt):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK)
+    with pytest.raises(InputError, match=r"has lr 0.002, now it is 0.001; run it as it was to go on, or begin anew"):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK | {"lr": 1e-3})
+    with pytest.raises(InputError, match=r"has train .* now it is .* begin anew with --fresh"):
+        train_encoder(DEV, tmp_path / "model", model=tiny, **QUICK)
+    train_encoder(DEV, tmp_path / "model", model=tiny, fresh=True, **QUICK)
+    train_encoder(DEV, tmp_path / "other", model=tiny, **QUICK)
+    assert weights(tmp_path / "model") == weights(tmp_path / "other")
+
+
+@pytest.mark.parametrize("loss", ["cosine", "softmax", "mnrl", "cosent+mnrl"])
+def test_every_loss_of_an_encoder_trains(tiny: str, tmp_path: Path, loss: str) -> None:
+    result = train_encoder(TRAIN, tmp_path / "model", model=tiny, loss=loss, **QUICK | {"epochs": 4})
+    losses = [epoch.loss or 0 for epoch in result.epochs]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("loss", ["cosent", "bce", "mnrl"])
+def test_every_loss_of_a_cross_encoder_trains(tiny: str, tmp_path: Path, loss: str) -> None:
+    from sentence_transformers import CrossEncoder
+
+    result = train_cross_encoder(TRAIN, tmp_path / "model", model=tiny, dev=DEV, loss=loss, **QUICK | {"epochs": 4})
+    losses = [epoch.loss or 0 for epoch in result.epochs]
+    assert losses[-1] < losses[0] or loss == "mnrl", "five negatives a text are too hard for 32 columns"
+    scorer = CrossEncoderScorer(str(tmp_path / "model"))
+    plain = CrossEncoder(str(tmp_path / "model"), device="cpu")
+    logits = plain.predict([("a man plays", text) for text in DEV.sentences2])
+    assert np.allclose(scorer("a man plays", DEV.sentences2), logits, atol=1e-5)
+    assert isinstance(plain.activation_fn, torch.nn.Identity), "raw logits, no sigmoid of them"
+    score = evaluate_sts(str(tmp_path / "model"), DEV, resamples=0)["made-dev"].spearman
+    assert score == pytest.approx(result.epochs[result.best_epoch - 1].dev_spearman, abs=1e-6)
+
+
+def test_a_cross_encoder_goes_on_from_a_cross_encoder(tiny: str, tmp_path: Path) -> None:
+    first = train_cross_encoder(TRAIN, tmp_path / "one", model=tiny, dev=DEV, **QUICK)
+    second = train_cross_encoder(TRAIN, tmp_path / "two", model=str(tmp_path / "one"), dev=DEV, **QUICK)
+    assert second.epochs[0].number == 0
+    assert second.epochs[0].dev_spearman == pytest.approx(first.epochs[first.best_epoch - 1].dev_spearman, abs=1e-6)
+    assert first.epochs[0].number == 1, "a model without an output has no score before"
+
+
+def test_encoder_and_cross_encoder_are_not_taken_for_each_other(tiny: str, tmp_path: Path) -> None:
+    train_cross_encoder(TRAIN, tmp_path / "cross", model=tiny, **QUICK)
+    assert is_cross_encoder(tmp_path / "cross") and not is_cross_encoder(Path(tiny))
+    with pytest.raises(ModelError, match="is a cross-encoder: it scores pairs and has no vectors"):
+        load_encoder(str(tmp_path / "cross"))
+    with pytest.raises(ModelError, match="is no cross-encoder: nothing in it was trained to score a pair"):
+        CrossEncoderScorer(tiny)
+    with pytest.raises(InputError, match="is a cross-encoder: it has no vectors to whiten"):
+        from retrieval import Whitening
+
+        fitted = Whitening(dim=2).fit(np.random.default_rng(0).normal(size=(20, 4)))
+        evaluate_sts(str(tmp_path / "cross"), DEV, whitening=fitted)
+
+
+def test_pairs_of_different_sets_never_share_a_batch_and_each_epoch_is_drawn_anew() -> None:
+    sets = examples_of([TRAIN, replace(DEV, name="b")], "cosent")
+    from torch.utils.data import ConcatDataset
+
+    samplers = [MixedLabels(part, 16, False) for part in sets.values()]
+    sampler = Proportional(ConcatDataset(list(sets.values())), samplers, torch.Generator(), 0)
+    sampler.set_epoch(0)
+    first, again = list(sampler), list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert first == again != second
+    for batches in (first, second):
+        assert sorted(i for batch in batches for i in batch) == list(range(220))
+        assert all(len({i < 160 for i in batch}) == 1 for batch in batches)
+
+
+def test_labels_are_put_on_one_scale() -> None:
+    assert scaled(np.array([-1.0, 0.0, 3.0])).tolist() == [0, 0.25, 1]
+    classes = examples_of([TRAIN], "softmax")["made"]["label"]
+    assert list(classes) == TRAIN.scores.astype(int).tolist()
+    alike = examples_of([TRAIN], "mnrl")["made"]
+    assert len(alike) == int((TRAIN.scores == 2).sum()) and "label" not in alike.column_names
+
+
+def test_inference_labels_are_read_as_words(tmp_path: Path) -> None:
+    from eval import load_sts
+
+    path = tmp_path / "nli.tsv"
+    path.write_text("sentence1\tsentence2\tlabel\na\tb\tentailment\nc\td\tNeutral\ne\tf\tcontradiction\n")
+    assert load_sts(path)[0].scores.tolist() == [2, 1, 0]
+    path.write_text("sentence1\tsentence2\tlabel\na\tb\tentailmant\n")
+    with pytest.raises(CorpusError, match=r"nli.tsv:2: score 'entailmant'; expected a number or one of contradiction"):
+        train_encoder(path, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"loss": "cosnet"}, "loss='cosnet' for encoders; expected one of cosent, cosine, softmax, mnrl"),
+        ({"epochs": 0}, "epochs=0; expected a whole number from 1 on"),
+        ({"batch_size": 1}, "batch_size=1; expected a whole number from 2 on"),
+        ({"lr": float("nan")}, "lr=nan; expected a number above 0"),
+        ({"lr": 0.0}, "lr=0.0; expected a number above 0"),
+        ({"warmup": 1.0}, "warmup=1.0; expected a share of the steps"),
+        ({"scale": -1.0}, "scale=-1.0; expected a number above 0"),
+        ({"seed": -1}, "seed=-1; expected a whole number from 0 on"),
+        ({"precision": "int8"}, "precision='int8'; expected auto, float32 or bfloat16"),
+        ({"max_length": 2}, "max_length=2; expected from 3 to 32 tokens"),
+        ({"max_length": 64}, "max_length=64; expected from 3 to 32 tokens"),
+    ],
+)
+def test_settings_out_of_range_are_refused_before_anything_is_written(
+    tiny: str, tmp_path: Path, wrong: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK | wrong)
+    assert not (tmp_path / "model").exists()
+
+
+def test_max_length_is_kept_by_the_model(tiny: str, tmp_path: Path) -> None:
+    train_encoder(TRAIN, tmp_path / "model", model=tiny, max_length=5, **QUICK)
+    assert load_encoder(str(tmp_path / "model")).max_tokens == 5
+
+
+@pytest.mark.parametrize("loss", ["cosent", "cosine", "softmax", "cosent+mnrl"])
+def test_labels_that_are_all_equal_teach_nothing(tiny: str, tmp_path: Path, loss: str) -> None:
+    same = replace(TRAIN, scores=np.ones(160))
+    with pytest.raises(InputError, match=r"all 160 labels of 'made' are 1; .* use the loss 'mnrl'"):
+        train_encoder(same, tmp_path / "model", model=tiny, loss=loss, **QUICK)
+    train_encoder(same, tmp_path / "model", model=tiny, loss="mnrl", **QUICK | {"epochs": 1})
+
+
+def test_a_loss_that_is_no_number_ends_training(tiny: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"(loss became nan|no finite numbers).*try a lower learning rate"):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, dev=DEV, **QUICK | {"lr": 1e30})
+    assert not (tmp_path / "model").exists()
+
+
+def test_dev_pairs_that_are_trained_on_are_counted(tiny: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    swapped = STSSet(
+        name="leaky", sentences1=DEV.sentences1 + TRAIN.sentences2[:3], sentences2=DEV.sentences2 + TRAIN.sentences1[:3],
+        scores=np.concatenate([DEV.scores, TRAIN.scores[:3]]),
+    )  # fmt: skip
+    assert leaked([TRAIN], swapped) == 3 and leaked([TRAIN], DEV) == 0
+    with caplog.at_level(logging.WARNING, "retrieval"):
+        result = train_encoder(TRAIN, tmp_path / "model", model=tiny, dev=swapped, **QUICK | {"epochs": 1})
+    assert result.leaked == 3
+    assert "3 of 63 dev pairs are also trained on" in caplog.text
+
+
+def test_a_training_that_made_it_worse_says_so(tiny: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    contrary = replace(TRAIN, scores=2 - TRAIN.scores)
+    with caplog.at_level(logging.WARNING, "retrieval"):
+        train_encoder(contrary, tmp_path / "model", model=tiny, dev=DEV, **QUICK)
+    assert "no epoch is as good on the dev pairs as the model was before" in caplog.text
+
+
+def test_what_cannot_be_dev_pairs(tiny: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="all 60 dev labels are the same"):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, dev=replace(DEV, scores=np.ones(60)), **QUICK)
+    with pytest.raises(InputError, match="no pairs to train on"):
+        train_encoder([], tmp_path / "model", model=tiny, **QUICK)
+
+
+def test_an_output_that_exists_is_left_alone(tiny: str, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    with pytest.raises(InputError, match="model exists; remove it or name another folder"):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK)
+    assert list(tmp_path.iterdir()) == [tmp_path / "model"]
+    with pytest.raises(InputError, match="the folder of .* is not there; make it first"):
+        train_encoder(TRAIN, tmp_path / "none" / "model", model=tiny, **QUICK)
+
+
+def test_two_trainings_of_one_model_do_not_meet(tiny: str, tmp_path: Path) -> None:
+    (tmp_path / "model.training").mkdir()
+    with write_lock(tmp_path / "model.training"), pytest.raises(IndexLockedError, match="process"):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK)
+
+
+def test_the_command_line(tiny: str, tmp_path: Path) -> None:
+    train, dev = written(TRAIN, tmp_path / "train.tsv"), written(DEV, tmp_path / "dev.tsv")
+    quick = ["--from", tiny, "--epochs", 1, "--batch-size", 16, "--lr", 2e-3, "--precision", "float32"]
+    for kind in ("encoder", "cross-encoder"):
+        ran = run("train", kind, train, "-o", tmp_path / kind, "--dev", dev, *quick)
+        assert ran.code == 0 and ran.out == "", ran.err
+        assert "160 pairs, 10 steps of 16, float32" in ran.err
+        assert "epoch 1 of 1: loss" in ran.err and "dev Spearman" in ran.err
+        assert run("eval", "sts", tmp_path / kind, dev).code == 0
+        again = run("train", kind, train, "-o", tmp_path / kind, *quick)
+        assert (again.code, len(again.errors)) == (1, 1) and "exists" in again.err
+    wrong = run("train", "cross-encoder", train, "-o", tmp_path / "x", "--loss", "cosine", *quick)
+    assert wrong.code == 2 and "'cosent', 'bce', 'mnrl'" in wrong.err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("sentence1\tsentence2\tscore\na\t\t1\n", ":2: sentence ''; expected some words"),
+        ("sentence1\tsentence2\tscore\na\tb\tmaybe\n", ":2: score 'maybe'; expected a number or one of"),
+        ("sentence1\tsentence2\tscore\na\tb\t1\nc\td\t1\n", "all 2 labels of 'train' are 1"),
+        ("sentence1\tsentence2\tscore\n", "no pairs in it"),
+        ("one\ttwo\tscore\na\tb\t1\n", "no column 'sentence1'"),
+    ],
+)
+def test_pairs_that_cannot_be_used_are_one_sentence_at_the_command_line(
+    tiny: str, tmp_path: Path, content: str, said: str
+) -> None:
+    path = tmp_path / "my-train.tsv"
+    path.write_text(content)
+    ran = run("train", "encoder", path, "-o", tmp_path / "model", "--from", tiny)
+    assert ran.code == 1 and len(ran.errors) == 1
+    assert said.replace("'train'", "'my-train'") in ran.errors[0]
+    assert list(tmp_path.iterdir()) == [path]
