@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("retrieval", "indexes", "eval")
+PACKAGES = ("retrieval", "retrieval.train", "indexes", "eval")
+TOP = ("retrieval", "indexes", "eval")
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,8 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_every_module_and_nothing_else(root: Path, wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
-    modules = {str(path.relative_to(root)) for package in PACKAGES for path in (root / package).rglob("*.py")}
-    assert names == modules | {f"{package}/py.typed" for package in PACKAGES}
+    modules = {str(path.relative_to(root)) for package in TOP for path in (root / package).rglob("*.py")}
+    assert names == modules | {f"{package}/py.typed" for package in TOP}
 
 
 def test_the_installed_wheel_answers_help_without_torch(wheel: Path, tmp_path: Path) -> None:
@@ -68,10 +69,13 @@ def test_what_is_importable_is_what_is_promised(package: str) -> None:
 
 
 def test_public_names_of_the_design() -> None:
-    from eval import evaluate_retrieval
+    from eval import evaluate_retrieval, evaluate_sts, load_sts, tune_whitening
     from retrieval import Document, Engine, Hit, Whitening
+    from retrieval.train import CoSENTLoss, CrossEncoderCoSENTLoss, train_cross_encoder, train_encoder
 
-    assert all(callable(name) for name in (evaluate_retrieval, Document, Engine.build, Engine.open, Hit, Whitening))
+    evaluations = (evaluate_retrieval, evaluate_sts, load_sts, tune_whitening)
+    trainings = (CoSENTLoss, CrossEncoderCoSENTLoss, train_cross_encoder, train_encoder)
+    assert all(map(callable, (*evaluations, *trainings, Document, Engine.build, Engine.open, Hit, Whitening)))
 
 
 def test_setup_cfg_lists_packages_and_extras(root: Path) -> None:
