@@ -3,8 +3,9 @@
     python benchmarks/reranker.py train MODEL          from all-MiniLM-L6-v2, under 30 minutes on two cores
     python benchmarks/reranker.py measure MODEL        STS-B, and reranking collections that it has never seen
 
-Training: inference (SNLI), paraphrases (MRPC), questions that ask the same (StackFAQ, with the bi-encoder's nearest other
-questions as negatives) and STS-B together, then STS-B and the questions again. Data: RETRIEVAL_SHARED, default ../shared.
+Training: inference (SNLI), paraphrases (MRPC), questions that ask the same (StackFAQ, with the bi-encoder's nearest
+other questions as negatives) and STS-B together, then STS-B and the questions again. Data: RETRIEVAL_SHARED, default
+../shared.
 Writes benchmarks/results/reranker.json.
 """
 

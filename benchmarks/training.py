@@ -61,12 +61,11 @@ class Run:
 
 def losses(seed: int) -> Iterator[Run]:
     """Experiment I."""
-    for start in ("minilm", "minilm-2", "minilm-4-random"):
-        for loss in ("cosent", "cosine", "softmax"):
-            yield Run(kind="encoder", start=start, data="stsb-en", loss=loss, seed=seed)
-    for data in ("stsb-zh", "atec-6k"):
-        for loss in ("cosent", "cosine", "softmax"):
-            yield Run(kind="encoder", start="e5", data=data, loss=loss, seed=seed)
+    for start, data in (
+        ("minilm", "stsb-en"), ("minilm-2", "stsb-en"), ("minilm-4-random", "stsb-en"), ("e5", "stsb-zh"), ("e5", "atec-6k")
+    ):  # fmt: skip
+        for loss, scale in (("cosent", None), ("cosent", 5.0), ("cosine", None), ("softmax", None)):
+            yield Run(kind="encoder", start=start, data=data, loss=loss, seed=seed, scale=scale)
 
 
 def kinds(seed: int) -> Iterator[Run]:
