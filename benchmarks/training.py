@@ -61,9 +61,8 @@ class Run:
 
 def losses(seed: int) -> Iterator[Run]:
     """Experiment I."""
-    for start, data in (
-        ("minilm", "stsb-en"), ("minilm-2", "stsb-en"), ("minilm-4-random", "stsb-en"), ("e5", "stsb-zh"), ("e5", "atec-6k")
-    ):  # fmt: skip
+    cases = [(start, "stsb-en") for start in ("minilm", "minilm-2", "minilm-4-random")]
+    for start, data in (*cases, ("e5", "stsb-zh"), ("e5", "atec-6k")):
         for loss, scale in (("cosent", None), ("cosent", 5.0), ("cosine", None), ("softmax", None)):
             yield Run(kind="encoder", start=start, data=data, loss=loss, seed=seed, scale=scale)
 

@@ -12,7 +12,7 @@ from .console import note, say
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _shared(losses: list[str], lr: float) -> Callable[[F], F]:
+def _shared(losses: list[str], epochs: str, batch_size: str, lr: str) -> Callable[[F], F]:
     """The options of both kinds."""
     options = [
         click.argument("pairs", nargs=-1, required=True, metavar="PAIRS..."),
@@ -21,9 +21,9 @@ def _shared(losses: list[str], lr: float) -> Callable[[F], F]:
         click.option("--dev", metavar="DATA", help="Pairs whose Spearman chooses the epoch that is kept."),
         click.option("--loss", type=click.Choice(losses), default="cosent", show_default=True),
         click.option("--scale", type=float, help="The loss's lambda.  [default: the loss's own]"),
-        click.option("--epochs", type=int, default=4, show_default=True),
-        click.option("--batch-size", type=int, default=32, show_default=True, help="Pairs in a step."),
-        click.option("--lr", type=float, default=lr, show_default=True, help="Highest learning rate."),
+        click.option("--epochs", type=int, help=f"Times that all pairs are seen.  [default: {epochs}]"),
+        click.option("--batch-size", type=int, help=f"Pairs in a step.  [default: {batch_size}]"),
+        click.option("--lr", type=float, help=f"Highest learning rate.  [default: {lr}]"),
         click.option("--warmup", type=float, default=0.1, show_default=True, help="Share of the steps it rises in."),
         click.option("--max-length", type=int, help="Tokens read of a text.  [default: the model's own limit]"),
         click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same model."),
@@ -61,14 +61,21 @@ def train() -> None:
 
 
 @train.command()
-@_shared(["cosent", "cosine", "softmax", "mnrl", "cosent+mnrl"], 2e-5)
+@_shared(["cosent", "cosine", "softmax", "mnrl", "cosent+mnrl"], "4; 10", "32; 128", "2e-5; 3e-4")
+@click.option(
+    "--method",
+    type=click.Choice(["full", "ladder", "linear"]),
+    default="full",
+    show_default=True,
+    help="ladder, linear: the model stays as it is, a small network beside it is trained in seconds (second defaults).",
+)
 def encoder(pairs: tuple[str, ...], quiet: bool, **options: Any) -> None:
     """Train a sentence encoder, for indexes."""
     _run("encoder", pairs, quiet, options)
 
 
 @train.command()
-@_shared(["cosent", "bce", "mnrl"], 5e-5)
+@_shared(["cosent", "bce", "mnrl"], "4", "32", "5e-5")
 def cross_encoder(pairs: tuple[str, ...], quiet: bool, **options: Any) -> None:
     """Train a cross-encoder, which reads both texts of a pair and scores them."""
     _run("cross-encoder", pairs, quiet, options)
@@ -79,7 +86,9 @@ def _run(kind: str, pairs: tuple[str, ...], quiet: bool, options: dict[str, Any]
     from .models import DEFAULT_MODEL
     from .train import train_cross_encoder, train_encoder
 
-    options["model"] = options["model"] or DEFAULT_MODEL
+    options = {name: value for name, value in options.items() if value is not None} | {
+        "model": options["model"] or DEFAULT_MODEL
+    }
     run = train_encoder if kind == "encoder" else train_cross_encoder
     training = run(pairs, progress=not quiet, **options)
     if not quiet:

@@ -58,7 +58,11 @@ def test_files_named_in_the_readme_are_there(root: Path) -> None:
         assert (root / link).exists(), link
     house = text.split("## The house")[1].split("\n\n")[2]
     named = set(re.findall(r"\b\w+\.py\b", house))
-    there = {path.name for package in ("indexes", "retrieval", "retrieval/train", "eval") for path in (root / package).glob("[a-z]*.py")}
+    there = {
+        path.name
+        for package in ("indexes", "retrieval", "retrieval/train", "eval")
+        for path in (root / package).glob("[a-z]*.py")
+    }
     assert named == there
 
 

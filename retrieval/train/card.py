@@ -22,7 +22,7 @@ EXAMPLES = {
         'CrossEncoder("{name}").predict([("a text", "another")])  # raw logits, higher is more alike',
     ),
 }
-SHOWN = ("loss", "scale", "epochs", "batch_size", "lr", "warmup", "max_length", "seed")
+SHOWN = ("method", "loss", "scale", "epochs", "batch_size", "lr", "warmup", "max_length", "seed")
 
 
 def card(training: Training) -> str:

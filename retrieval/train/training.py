@@ -30,8 +30,12 @@ from .loop import best_epoch, run_epochs
 from .losses import CROSS_ENCODER_LOSSES, ENCODER_LOSSES
 from .precision import Precision, choose_precision
 from .run_folder import Epoch, RunFolder
+from .side import run_side
 
 logger = logging.getLogger(__name__)
+
+Method = Literal["full", "ladder", "linear"]
+METHODS = ("full", "ladder", "linear")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +79,12 @@ def train_encoder(
     *,
     model: str | PathLike[str] = DEFAULT_MODEL,
     dev: str | PathLike[str] | STSSet | None = None,
+    method: Method = "full",
     loss: str = "cosent",
     scale: float | None = None,
-    epochs: int = 4,
-    batch_size: int = 32,
-    lr: float = 2e-5,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
     warmup: float = 0.1,
     max_length: int | None = None,
     seed: int = 0,
@@ -102,13 +107,19 @@ def train_encoder(
         What to start from.
     dev : path, name or STSSet, optional
         Pairs whose Spearman chooses the epoch that is kept; without them the last one is.
+    method : {"full", "ladder", "linear"}
+        "full" changes all weights. The others leave the encoder as it is and train a small network beside it in
+        seconds, on what its layers make of each text, computed once: "ladder" reads three layers, "linear" the
+        last. They take one set of pairs and the loss "cosent".
     loss : {"cosent", "cosine", "softmax", "mnrl", "cosent+mnrl"}
         "cosine": squared error of the cosine against the label; "softmax": classes from [u, v, |u - v|], as in
         Sentence-BERT; "mnrl": every alike pair against the other second sentences of the batch, labels not read.
     scale : float, optional
-        Of "cosent" and "mnrl" (the papers' lambda); 20 by default.
-    epochs, batch_size, lr, seed
-        AdamW, linear decay. The same seed on the same machine with the same number of threads gives the same model.
+        Of "cosent" and "mnrl" (the papers' lambda); 20 by default, for side networks from the spread of the cosines.
+    epochs, batch_size, lr : optional
+        AdamW, linear decay. By default 4, 32 and 2e-5; for side networks 10, 128 and 3e-4.
+    seed : int, default=0
+        The same seed on the same machine with the same number of threads gives the same model.
     warmup : float, default=0.1
         Share of the steps in which the learning rate rises from 0.
     max_length : int, optional
@@ -142,9 +153,11 @@ def train_encoder(
     ----------
     .. [1] Huang et al., "CoSENT: Consistent Sentence Embedding via Similarity Ranking", TASLP 32, 2024.
     """
+    usual = {"full": (4, 32, 2e-5)}.get(method, (10, 128, 3e-4))
     options = _Options(
-        kind="encoder", model=str(model), loss=loss, scale=scale, epochs=epochs, batch_size=batch_size, lr=lr,
-        warmup=warmup, max_length=max_length, seed=seed, precision=precision,
+        kind="encoder", model=str(model), method=method, loss=loss, scale=scale,
+        epochs=usual[0] if epochs is None else epochs, batch_size=usual[1] if batch_size is None else batch_size,
+        lr=usual[2] if lr is None else lr, warmup=warmup, max_length=max_length, seed=seed, precision=precision,
     )  # fmt: skip
     return _train(options, EncoderKind, pairs, output, dev, data, fresh, progress)
 
@@ -210,6 +223,7 @@ class _Options:
 
     kind: str
     model: str
+    method: Method = "full"
     loss: str
     scale: float | None
     epochs: int
@@ -255,6 +269,10 @@ def _train(
     sets = read_pairs(pairs, "train", data)
     dev_set = None if dev is None else _one(read_pairs(dev, "dev", data))
     examples = examples_of(sets, options.loss)
+    if options.method != "full" and len(sets) > 1:
+        raise InputError(
+            f"method={options.method!r} with {len(sets)} sets of pairs; expected one (labels are compared)"
+        )
     leaks = 0 if dev_set is None else leaked(sets, dev_set)
     if leaks:
         said = "%d of %d dev pairs are also trained on: the dev scores look better than they are"
@@ -271,17 +289,14 @@ def _train(
     with run.opened(settings, fresh), quiet_transformers():
         torch.manual_seed(options.seed)
         kind = make_kind(files, options.max_length)
-        loss = kind.losses[options.loss](kind.model, class_count(sets), options.scale)
-        precision = run.precision(lambda: _precision(options, kind, loss, examples))
-        steps = options.epochs * sum(-(-len(part) // options.batch_size) for part in examples.values())
-        total = sum(len(part) for part in examples.values())
-        logger.info("%d pairs, %d steps of %d, %s", total, steps, options.batch_size, precision)
-        with progress_bar("training", steps, progress) as advance:
-            epochs = run_epochs(
-                kind, loss, examples, dev_set, run, loss_name=options.loss, epochs=options.epochs,
-                batch_size=options.batch_size, lr=options.lr, warmup=options.warmup, seed=options.seed,
-                precision=precision, advance=advance,
+        if isinstance(kind, EncoderKind) and options.method != "full":
+            precision: Precision = "float32"
+            epochs = run_side(
+                kind, sets[0], dev_set, run, method=options.method, scale=options.scale, epochs=options.epochs,
+                batch_size=options.batch_size, lr=options.lr, seed=options.seed, progress=progress,
             )  # fmt: skip
+        else:
+            precision, epochs = _full(options, kind, sets, examples, dev_set, run, progress)
         best = best_epoch(epochs)
         training = Training(
             path=Path(output), settings=settings, precision=precision, epochs=tuple(epochs), best_epoch=best.number,
@@ -292,6 +307,23 @@ def _train(
 
         run.finish({"README.md": card(training), "training.json": record(training)})
     return training
+
+
+def _full(
+    options: _Options, kind: Kind, sets: list[STSSet], examples: dict[str, Any], dev: STSSet | None, run: RunFolder,
+    progress: bool,
+) -> tuple[Precision, list[Epoch]]:  # fmt: skip
+    """All weights are trained."""
+    loss = kind.losses[options.loss](kind.model, class_count(sets), options.scale)
+    precision = run.precision(lambda: _precision(options, kind, loss, examples))
+    steps = options.epochs * sum(-(-len(part) // options.batch_size) for part in examples.values())
+    total = sum(len(part) for part in examples.values())
+    logger.info("%d pairs, %d steps of %d, %s", total, steps, options.batch_size, precision)
+    with progress_bar("training", steps, progress) as advance:
+        return precision, run_epochs(
+            kind, loss, examples, dev, run, loss_name=options.loss, epochs=options.epochs,
+            batch_size=options.batch_size, lr=options.lr, warmup=options.warmup, seed=options.seed, precision=precision, advance=advance,
+        )  # fmt: skip
 
 
 def _check_installed() -> None:

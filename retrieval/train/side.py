@@ -1,0 +1,90 @@
+"""The training-efficient mode: features of a frozen encoder once, then a side network on them in seconds."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Literal
+
+import numpy as np
+
+from ..pairs import STSSet
+from ..progress import progress_bar
+from .features import layer_features
+from .kinds import EncoderKind
+from .ladder import SideNetwork, fit_side
+from .ladder_folder import save_side
+from .run_folder import Epoch, RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def run_side(
+    kind: EncoderKind,
+    pairs: STSSet,
+    dev: STSSet | None,
+    folder: RunFolder,
+    *,
+    method: Literal["ladder", "linear"],
+    scale: float | None,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    progress: bool,
+) -> list[Epoch]:
+    """Train a side network to the end; the encoder with the best one is in the folder.
+
+    Features that an interrupted run has computed are not computed again. See `fit_side` for what is not said here.
+
+    Returns
+    -------
+    list of Epoch
+        Number 0 is the frozen model; its seconds are those of the features.
+
+    Raises
+    ------
+    ModelError
+        If the model is not made of a transformer and a pooling, or gives numbers that are not finite.
+    """
+    sides = [*pairs.sentences1, *pairs.sentences2, *(() if dev is None else (*dev.sentences1, *dev.sentences2))]
+    row = {text: i for i, text in enumerate(dict.fromkeys(sides))}
+    start = time.monotonic()
+    with progress_bar("features", len(row), progress) as advance:
+        features = layer_features(
+            kind.model, list(row), folder.path / "features", prompt=kind.prompt or "", progress=advance
+        )
+    clock = time.monotonic()
+    logger.info("features of %d texts in all layers, %.0f s", len(row), clock - start)
+    done: list[Epoch] = []
+
+    def on_epoch(number: int, network: SideNetwork) -> float | None:
+        nonlocal clock
+        seconds = time.monotonic() - clock if number else clock - start
+        score = None if dev is None else _spearman(network, features, row, dev)
+        done.append(Epoch(number=number, dev_spearman=score, seconds=seconds))
+        told = "" if score is None else f": dev Spearman {100 * score:.2f}"
+        logger.info("epoch %d of %d%s, %.1f s", number, epochs, told, seconds)
+        clock = time.monotonic()
+        return score if number else None
+
+    first, second = ([row[text] for text in side] for side in (pairs.sentences1, pairs.sentences2))
+    network = fit_side(
+        features, first, second, pairs.scores, kind=method, scale=scale, epochs=epochs, batch_size=batch_size, lr=lr,
+        seed=seed, on_epoch=on_epoch,
+    )  # fmt: skip
+    logger.info("lambda %.2f", network.scale)
+    folder.keep_best(lambda path: save_side(kind.model, network, path))
+    return done
+
+
+def _spearman(network: SideNetwork, features: np.ndarray, row: dict[str, int], pairs: STSSet) -> float:
+    from scipy.stats import spearmanr
+
+    texts = list(dict.fromkeys([*pairs.sentences1, *pairs.sentences2]))
+    vectors = network.transform(features[[row[text] for text in texts]]).astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    place = {text: i for i, text in enumerate(texts)}
+    one, two = (vectors[[place[text] for text in side]] for side in (pairs.sentences1, pairs.sentences2))
+    cosines = np.einsum("nd,nd->n", one, two)
+    return 0.0 if np.ptp(cosines) == 0 else float(spearmanr(cosines, pairs.scores).statistic)
