@@ -320,10 +320,12 @@ def _full(
     total = sum(len(part) for part in examples.values())
     logger.info("%d pairs, %d steps of %d, %s", total, steps, options.batch_size, precision)
     with progress_bar("training", steps, progress) as advance:
-        return precision, run_epochs(
+        epochs = run_epochs(
             kind, loss, examples, dev, run, loss_name=options.loss, epochs=options.epochs,
-            batch_size=options.batch_size, lr=options.lr, warmup=options.warmup, seed=options.seed, precision=precision, advance=advance,
+            batch_size=options.batch_size, lr=options.lr, warmup=options.warmup, seed=options.seed,
+            precision=precision, advance=advance,
         )  # fmt: skip
+    return precision, epochs
 
 
 def _check_installed() -> None:
