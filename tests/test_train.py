@@ -192,6 +192,55 @@ def test_a_cross_encoder_goes_on_from_a_cross_encoder(tiny: str, tmp_path: Path)
     assert first.epochs[0].number == 1, "a model without an output has no score before"
 
 
+@pytest.mark.parametrize("method", ["ladder", "linear"])
+def test_a_side_network_learns_and_its_folder_is_plain(tiny: str, tmp_path: Path, method: Any) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    quick: dict[str, Any] = {"model": tiny, "dev": DEV, "method": method, "batch_size": 16, "lr": 0.01}
+    result = train_encoder(TRAIN, tmp_path / "model", **quick)
+    before, *after = [epoch.dev_spearman or 0 for epoch in result.epochs]
+    assert max(after) > before + 0.1 and len(after) == 10
+    assert after[result.best_epoch - 1] == max(after)
+    plain = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    for model in (plain, str(tmp_path / "model")):
+        assert evaluate_sts(model, DEV)["made-dev"].spearman == pytest.approx(max(after), abs=5e-3)
+    assert f"| method | {method} |" in (tmp_path / "model" / "README.md").read_text()
+    again = train_encoder(TRAIN, tmp_path / "again", **quick)
+    assert [epoch.dev_spearman for epoch in again.epochs] == [epoch.dev_spearman for epoch in result.epochs]
+
+
+def test_a_side_network_takes_one_set_and_cosent(tiny: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="method='ladder' with 2 sets of pairs; expected one"):
+        train_encoder([TRAIN, DEV], tmp_path / "model", model=tiny, method="ladder")
+    with pytest.raises(InputError, match="method='linear' with loss='cosine'; side networks are trained with 'cosent'"):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, method="linear", loss="cosine")
+    with pytest.raises(InputError, match="method='lader'; expected one of full, ladder, linear"):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, method="lader")  # type: ignore[arg-type]
+
+
+def test_features_that_an_interrupted_training_computed_are_not_computed_again(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from retrieval.train import features, side
+
+    def stop(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(side, "fit_side", stop)
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, method="linear")
+    computed: list[int] = []
+    original = features._computed
+
+    def counting(model: Any, texts: Any, prompt: str, batches: Any) -> Any:
+        computed.append(len(batches))
+        return original(model, texts, prompt, batches)
+
+    monkeypatch.setattr(features, "_computed", counting)
+    train_encoder(TRAIN, tmp_path / "model", model=tiny, method="linear")
+    assert computed == [0]
+
+
 def test_encoder_and_cross_encoder_are_not_taken_for_each_other(tiny: str, tmp_path: Path) -> None:
     train_cross_encoder(TRAIN, tmp_path / "cross", model=tiny, **QUICK)
     assert is_cross_encoder(tmp_path / "cross") and not is_cross_encoder(Path(tiny))

@@ -238,6 +238,10 @@ class _Options:
         known = ENCODER_LOSSES if self.kind == "encoder" else CROSS_ENCODER_LOSSES
         if self.loss not in known:
             raise InputError(f"loss={self.loss!r} for {self.kind}s; expected one of {', '.join(known)}")
+        if self.method not in METHODS:
+            raise InputError(f"method={self.method!r}; expected one of {', '.join(METHODS)}")
+        if self.method != "full" and self.loss != "cosent":
+            raise InputError(f"method={self.method!r} with loss={self.loss!r}; side networks are trained with 'cosent'")
         for name, value, least in (
             ("epochs", self.epochs, 1),
             ("batch_size", self.batch_size, 2),
