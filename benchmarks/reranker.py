@@ -83,6 +83,8 @@ def train(output: str, loss: str, start: str, epochs: tuple[int, int], lr: tuple
     began = time.monotonic()
     (nli,), (mrpc,) = load_sts(PAIRS / "nli-snli-en-devtest.tsv"), load_sts(PAIRS / "para-mrpc-en-train.tsv")
     (stsb,), (dev,) = (load_sts(STS / "stsb-en", split=split) for split in ("train", "dev"))
+    (test,) = load_sts(STS / "stsb-en", split="test")
+    nli, mrpc, stsb = (pairs.without(dev, test) for pairs in (nli, mrpc, stsb))  # SNLI shares captions with STS-B
     faq = questions(hard=1, easy=1)
     with TemporaryDirectory() as folder:
         first = Path(folder) / "first"

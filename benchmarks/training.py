@@ -115,11 +115,7 @@ def sampled(pairs: STSSet, size: int) -> STSSet:
     """Some of the pairs, always the same."""
     if len(pairs) <= size:
         return pairs
-    rows = np.sort(np.random.default_rng(0).choice(len(pairs), size, replace=False))
-    return STSSet(
-        name=pairs.name, sentences1=tuple(pairs.sentences1[i] for i in rows),
-        sentences2=tuple(pairs.sentences2[i] for i in rows), scores=pairs.scores[rows],
-    )  # fmt: skip
+    return pairs.take(np.sort(np.random.default_rng(0).choice(len(pairs), size, replace=False)))
 
 
 def data_of(name: str) -> tuple[STSSet, STSSet, list[STSSet]]:
@@ -131,11 +127,7 @@ def data_of(name: str) -> tuple[STSSet, STSSet, list[STSSet]]:
     elif name == "pawsx-zh":  # it has no train split: most of its dev pairs are trained on
         whole = load_sts(STS / name, split="dev")[0]
         rows = np.random.default_rng(0).permutation(len(whole))
-        train, dev = (
-            STSSet(name=name, sentences1=tuple(whole.sentences1[i] for i in part),
-                   sentences2=tuple(whole.sentences2[i] for i in part), scores=whole.scores[part])
-            for part in (rows[:1600], rows[1600:])
-        )  # fmt: skip
+        train, dev = whole.take(rows[:1600]), whole.take(rows[1600:])
     else:
         train, dev = (load_sts(STS / name, split=split)[0] for split in ("train", "dev"))
     tests = [sampled(load_sts(STS / test, split="test")[0], SAMPLE) for test in TESTS[language]]

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,32 @@ class STSSet:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def take(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> STSSet:
+        """Some of the pairs, in the order of `rows`."""
+        return replace(
+            self,
+            sentences1=tuple(self.sentences1[i] for i in rows),
+            sentences2=tuple(self.sentences2[i] for i in rows),
+            scores=self.scores[np.asarray(rows, np.int64)],
+        )
+
+    def without(self, *others: STSSet) -> STSSet:
+        """The pairs that are in none of the others, whichever sentence stands first, case and blanks aside.
+
+        Examples
+        --------
+        >>> one = STSSet(name="a", sentences1=("x", "p"), sentences2=("y", "q"), scores=np.array([1.0, 0.0]))
+        >>> two = STSSet(name="b", sentences1=("Y", "p"), sentences2=("x", "r"), scores=np.array([1.0, 0.0]))
+        >>> one.without(two).sentences1
+        ('p',)
+        """
+        seen = {key for other in others for key in other._keys()}
+        return self.take([i for i, key in enumerate(self._keys()) if key not in seen])
+
+    def _keys(self) -> list[frozenset[str]]:
+        rows = zip(self.sentences1, self.sentences2, strict=True)
+        return [frozenset(" ".join(text.lower().split()) for text in row) for row in rows]
 
     @property
     def binary(self) -> bool:
@@ -131,7 +157,7 @@ def _in_folder(folder: Path, split: str) -> list[STSSet]:
     own = _of_split(folder, split)
     if own is not None:
         dev = _of_split(folder, "dev") if own.binary and split != "dev" else None
-        return [own if dev is None else _with_dev(own, dev)]
+        return [own if dev is None else replace(own, dev=dev)]
     found: list[STSSet] = []
     for inner in sorted(folder.iterdir()):
         one = None
@@ -183,12 +209,6 @@ def _stem(file: Path) -> str:
 
 def _name_of(file: Path) -> str:
     return file.resolve().parent.name if _is_split(file) else _stem(file)
-
-
-def _with_dev(pairs: STSSet, dev: STSSet) -> STSSet:
-    return STSSet(
-        name=pairs.name, sentences1=pairs.sentences1, sentences2=pairs.sentences2, scores=pairs.scores, dev=dev
-    )
 
 
 def _read(path: Path, name: str) -> STSSet:

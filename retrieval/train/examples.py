@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -48,11 +49,7 @@ def read_pairs(pairs: Pairs, split: str, data: str | PathLike[str] | None) -> li
             sets[name] = found
     if not sets:
         raise InputError("there are no pairs to train on; expected at least one file or set")
-    return [_named(found, name) for name, found in sets.items()]
-
-
-def _named(pairs: STSSet, name: str) -> STSSet:
-    return STSSet(name=name, sentences1=pairs.sentences1, sentences2=pairs.sentences2, scores=pairs.scores)
+    return [replace(found, name=name, dev=None) for name, found in sets.items()]
 
 
 def scaled(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -95,10 +92,8 @@ def examples_of(sets: Sequence[STSSet], loss: str) -> dict[str, Any]:
             kept = np.flatnonzero(labels >= ALIKE)
             if len(kept) < len(pairs):
                 logger.info("%s: %d of %d pairs are alike and used by %s", pairs.name, len(kept), len(pairs), loss)
-            columns: dict[str, Any] = {
-                "sentence1": [pairs.sentences1[i] for i in kept],
-                "sentence2": [pairs.sentences2[i] for i in kept],
-            }
+            alike = pairs.take(kept)
+            columns: dict[str, Any] = {"sentence1": list(alike.sentences1), "sentence2": list(alike.sentences2)}
         else:
             if np.ptp(pairs.scores) == 0:
                 raise InputError(
@@ -116,25 +111,6 @@ def examples_of(sets: Sequence[STSSet], loss: str) -> dict[str, Any]:
 def class_count(sets: Sequence[STSSet]) -> int:
     """How many different labels there are."""
     return len(np.unique(np.concatenate([pairs.scores for pairs in sets])))
-
-
-def leaked(train: Sequence[STSSet], dev: STSSet) -> int:
-    """How many dev pairs are trained on, whichever sentence stands first.
-
-    Examples
-    --------
-    >>> one = STSSet(name="a", sentences1=("x", "p"), sentences2=("y", "q"), scores=np.array([1.0, 0.0]))
-    >>> two = STSSet(name="b", sentences1=("y", "p"), sentences2=("x", "r"), scores=np.array([1.0, 0.0]))
-    >>> leaked([one], two)
-    1
-    """
-    seen = {key for pairs in train for key in _keys(pairs)}
-    return sum(key in seen for key in _keys(dev))
-
-
-def _keys(pairs: STSSet) -> list[frozenset[str]]:
-    rows = zip(pairs.sentences1, pairs.sentences2, strict=True)
-    return [frozenset(" ".join(text.lower().split()) for text in row) for row in rows]
 
 
 def digest(pairs: STSSet) -> str:

@@ -24,7 +24,7 @@ from ..models import DEFAULT_MODEL, fingerprint, locate
 from ..pairs import STSSet
 from ..progress import progress_bar
 from ..provenance import made_by
-from .examples import ONLY_ALIKE, Pairs, class_count, digest, examples_of, leaked, read_pairs
+from .examples import ONLY_ALIKE, Pairs, class_count, digest, examples_of, read_pairs
 from .kinds import CrossEncoderKind, EncoderKind, Kind
 from .loop import best_epoch, run_epochs
 from .losses import CROSS_ENCODER_LOSSES, ENCODER_LOSSES
@@ -277,7 +277,7 @@ def _train(
         raise InputError(
             f"method={options.method!r} with {len(sets)} sets of pairs; expected one (labels are compared)"
         )
-    leaks = 0 if dev_set is None else leaked(sets, dev_set)
+    leaks = 0 if dev_set is None else len(dev_set) - len(dev_set.without(*sets))
     if leaks:
         said = "%d of %d dev pairs are also trained on: the dev scores look better than they are"
         logger.warning(said, leaks, len(dev_set or ()))
