@@ -31,11 +31,15 @@ from .world import MODEL, Operation, State, Tally, World, again, again_here, ans
 COMMAND_MODES = ("EIO", "full", "read EIO")
 
 
-def run(trials: int, seed: int) -> list[Result]:
-    """About so many trials of each kind; fewer if there are no more."""
+EVERY = 1_000_000
+"""More than there are."""
+
+
+def run(trials: int, seed: int, *, every: bool = False) -> list[Result]:
+    """About so many trials of each kind; fewer if there are no more, and at every file operation if that is asked."""
     found: list[Result] = []
     for kind in (file_faults, command_faults, read_faults):
-        found += in_fresh_process(kind, trials, seed, preload=shim.library())
+        found += in_fresh_process(kind, EVERY if every else trials, seed, preload=shim.library())
     for kind in (full_disks, read_only_folders, little_memory):
         found += in_fresh_process(kind, trials, seed)
     return found
