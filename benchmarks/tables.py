@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,87 @@ def torture() -> str:
     return markdown(rows + [[name, f"{number:,}", str(bad)] for name, (number, bad) in sums.items()])
 
 
+# ---- training
+
+
+def training_runs(**wanted: object) -> list[dict[str, Any]]:
+    """The runs with these settings, a list of seeds each as one."""
+    return [
+        run
+        for run in result("training")["runs"].values()
+        if all(run["run"][name] == value for name, value in wanted.items())
+    ]
+
+
+def over_seeds(values: list[float]) -> str:
+    """The mean, and half of the 95 % interval of the mean over seeds (Student's t) where there are several."""
+    if len(values) < 2:
+        return f"{values[0]:.2f}" if values else ""
+    from scipy.stats import t
+
+    mean = sum(values) / len(values)
+    deviation = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+    return f"{mean:.2f} ± {t.ppf(0.975, len(values) - 1) * deviation / len(values) ** 0.5:.2f}"
+
+
+def loss_name(run: dict[str, Any]) -> str:
+    scale = run["scale"] or (20 if run["kind"] == "encoder" else 1)
+    return f"cosent, lambda {scale:g}" if run["loss"] == "cosent" else str(run["loss"])
+
+
+def training_table(kinds: tuple[str, ...], data: tuple[str, ...]) -> str:
+    """A row for each start, data, loss and batch size: dev after epoch 1 and at the end, test, seeds."""
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    tests: list[str] = []
+    for run in result("training")["runs"].values():
+        of = run["run"]
+        if of["kind"] in kinds and of["data"] in data and of["method"] == "full":
+            what = (of["start"], of["data"], of["kind"], loss_name(of), str(of["batch_size"]))
+            found.setdefault(what, []).append(run)
+            tests += [name for name in run["test"] if name not in tests]
+    starts = result("training")["starts"]
+    rows = [["start", "trained on", "kind", "loss", "batch", "dev, epoch 1", "dev, best", *tests, "seeds"]]
+    for what in sorted(found, key=lambda what: (data.index(what[1]), what[0])):
+        before = [f"{starts[what[0]].get(test, 0):.2f}" for test in tests] if what[0] in starts else None
+        label = [what[0], "nothing", "encoder", *[""] * 4]
+        if before is not None and [*label, *before, ""] not in rows:
+            rows.append([*label, *before, ""])
+        runs = found[what]
+        dev = [over_seeds([run["dev"][0] for run in runs]), over_seeds([max(run["dev"]) for run in runs])]
+        test = [over_seeds([run["test"][test] for run in runs if test in run["test"]]) for test in tests]
+        rows.append([*what, *dev, *test, str(len(runs))])
+    return markdown(rows)
+
+
+def training_side() -> str:
+    """Side networks beside full training from the same start on the same pairs."""
+    rows = [
+        ["start", "trained on", "what", "lambda", "features, s", "an epoch, s", "times less", "test", "gain", "of full"]
+    ]
+    cases: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+    for run in result("training")["runs"].values():
+        of = run["run"]
+        if of["kind"] == "encoder" and of["loss"] == "cosent" and of["scale"] is None:
+            cases.setdefault((of["start"], of["data"]), {}).setdefault(of["method"], []).append(run)
+    for (start, data), methods in cases.items():
+        if "ladder" not in methods:
+            continue
+        before = result("training")["starts"][start][data]
+        full = methods["full"]
+        full_seconds = statistics.median(run["seconds_an_epoch"] for run in full)
+        full_gain = statistics.mean(run["test"][data] for run in full) - before
+        for method, runs in methods.items():
+            seconds = statistics.median(run["seconds_an_epoch"] for run in runs)
+            features = statistics.median(run["seconds_before"] for run in runs) if method != "full" else None
+            gain = statistics.mean(run["test"][data] for run in runs) - before
+            rows.append(
+                [start, data, method, "20" if method == "full" else "by spread", "" if features is None else f"{features:.0f}",
+                 f"{seconds:.1f}", f"{full_seconds / seconds:.0f}x", over_seeds([run["test"][data] for run in runs]), less(gain),
+                 f"{gain / full_gain:.0%}"]
+            )  # fmt: skip
+    return markdown(rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "retrieval-default": retrieval_default,
     "retrieval-ndcg": lambda: retrieval_all("nDCG@10"),
@@ -169,6 +251,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "sts-fits": sts_fits,
     "drift": drift,
     "torture": torture,
+    "training-english": lambda: training_table(("encoder",), ("stsb-en",)),
+    "training-chinese": lambda: training_table(("encoder", "cross-encoder"), ("stsb-zh", "atec-6k", "pawsx-zh")),
+    "training-side": training_side,
+    "training-cross": lambda: training_table(("cross-encoder",), ("stsb-en",)),
 }
 
 

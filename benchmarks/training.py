@@ -1,8 +1,9 @@
-"""CoSENT's three experiments, re-run with small models: what a loss and a kind of model are worth on the same data.
+"""CoSENT's three experiments, re-run with small models, and what a side network is worth: all on the same data.
 
     RETRIEVAL_MODELS=folder python benchmarks/training.py losses         encoders: CoSENT, cosine, softmax
     RETRIEVAL_MODELS=folder python benchmarks/training.py kinds          encoder against cross-encoder
     RETRIEVAL_MODELS=folder python benchmarks/training.py cross-losses   cross-encoders: CoSENT, cross-entropy
+    RETRIEVAL_MODELS=folder python benchmarks/training.py side           side networks on a frozen encoder
 
 Every run is kept in benchmarks/results/training.json as soon as it is done; a command that was interrupted goes on.
 Runs of one seed come before those of the next. Data: RETRIEVAL_SHARED, default ../shared.
@@ -15,6 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,7 @@ class Run:
     batch_size: int = 32
     lr: float = 5e-5
     scale: float | None = None
+    method: str = "full"
 
     @property
     def key(self) -> str:
@@ -80,6 +83,17 @@ def cross_losses(seed: int) -> Iterator[Run]:
     for batch_size in (32, 64):
         for loss, scale in (("cosent", None), ("bce", None), ("cosent", 5.0)):
             yield Run(**one, loss=loss, scale=scale, batch_size=batch_size)
+
+
+def side(seed: int) -> Iterator[Run]:
+    """The training-efficient mode; what it is compared with are experiment I's."""
+    for start, data in (("minilm", "stsb-en"), ("e5", "stsb-zh")):
+        yield Run(kind="encoder", start=start, data=data, loss="cosent", seed=seed)
+        for method in ("ladder", "linear"):
+            yield Run(
+                kind="encoder", start=start, data=data, loss="cosent", seed=seed, method=method, epochs=10,
+                batch_size=128, lr=3e-4,
+            )  # fmt: skip
 
 
 def start_folder(name: str, place: Path) -> str:
@@ -137,7 +151,7 @@ def data_of(name: str) -> tuple[STSSet, STSSet, list[STSSet]]:
 def trained(run: Run, place: Path) -> dict[str, Any]:
     """What a run comes to: dev Spearman after each epoch, test Spearman of the epoch kept."""
     train, dev, tests = data_of(run.data)
-    train_it = train_encoder if run.kind == "encoder" else train_cross_encoder
+    train_it = partial(train_encoder, method=run.method) if run.kind == "encoder" else train_cross_encoder
     output = place / "model"
     training = train_it(
         train, output, model=start_folder(run.start, place), dev=dev, loss=run.loss, scale=run.scale, epochs=run.epochs,
@@ -150,6 +164,7 @@ def trained(run: Run, place: Path) -> dict[str, Any]:
         "precision": training.precision,
         "dev": [round(100 * (epoch.dev_spearman or 0), 2) for epoch in training.epochs if epoch.number],
         "seconds_an_epoch": round(np.mean([epoch.seconds for epoch in training.epochs if epoch.number]), 1),
+        "seconds_before": round(sum(epoch.seconds for epoch in training.epochs if not epoch.number), 1),
         "kept": training.best_epoch,
         "test": {score.name: round(100 * score.spearman, 2) for score in report.scores},
     }
@@ -162,7 +177,7 @@ def untrained(name: str, language: str, place: Path) -> dict[str, float]:
     return {score.name: round(100 * score.spearman, 2) for score in report.scores}
 
 
-EXPERIMENTS = {"losses": losses, "kinds": kinds, "cross-losses": cross_losses}
+EXPERIMENTS = {"losses": losses, "kinds": kinds, "cross-losses": cross_losses, "side": side}
 
 
 @click.command()
