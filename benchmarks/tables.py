@@ -234,11 +234,24 @@ def training_side() -> str:
             seconds = statistics.median(run["seconds_an_epoch"] for run in runs)
             features = statistics.median(run["seconds_before"] for run in runs) if method != "full" else None
             gain = statistics.mean(run["test"][data] for run in runs) - before
+            scale = "20" if method == "full" else "by spread"
+            waited = "" if features is None else f"{features:.0f}"
+            test = over_seeds([run["test"][data] for run in runs])
+            less_time = f"{full_seconds / seconds:.0f}x"
             rows.append(
-                [start, data, method, "20" if method == "full" else "by spread", "" if features is None else f"{features:.0f}",
-                 f"{seconds:.1f}", f"{full_seconds / seconds:.0f}x", over_seeds([run["test"][data] for run in runs]), less(gain),
-                 f"{gain / full_gain:.0%}"]
-            )  # fmt: skip
+                [
+                    start,
+                    data,
+                    method,
+                    scale,
+                    waited,
+                    f"{seconds:.1f}",
+                    less_time,
+                    test,
+                    less(gain),
+                    f"{gain / full_gain:.0%}",
+                ]
+            )
     return markdown(rows)
 
 
