@@ -4,9 +4,8 @@
     python benchmarks/reranker.py measure MODEL        STS-B, and reranking collections that it has never seen
 
 Training: inference (SNLI), paraphrases (MRPC), questions that ask the same (StackFAQ, with the bi-encoder's nearest
-other questions as negatives) and STS-B together, then STS-B and as many of the questions again. Data: RETRIEVAL_SHARED, default
-../shared.
-Writes benchmarks/results/reranker.json.
+other questions as negatives) and STS-B together, then STS-B and as many of the questions again. Data: RETRIEVAL_SHARED,
+default ../shared. Writes benchmarks/results/reranker.json.
 """
 
 from __future__ import annotations
