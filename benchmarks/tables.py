@@ -265,7 +265,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "drift": drift,
     "torture": torture,
     "training-english": lambda: training_table(("encoder",), ("stsb-en",)),
-    "training-chinese": lambda: training_table(("encoder", "cross-encoder"), ("stsb-zh", "atec-6k", "pawsx-zh")),
+    "training-chinese": lambda: training_table(("encoder", "cross-encoder"), ("stsb-zh", "atec-4k", "pawsx-zh")),
     "training-side": training_side,
     "training-cross": lambda: training_table(("cross-encoder",), ("stsb-en",)),
 }
