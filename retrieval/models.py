@@ -191,7 +191,8 @@ def is_cross_encoder(folder: Path) -> bool:
         config = json.loads(_text(folder / "config.json"))
     except ValueError:
         return False
-    return any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+    named = config.get("architectures") if isinstance(config, dict) else None
+    return any(str(name).endswith("ForSequenceClassification") for name in named or ())
 
 
 def _text(path: Path) -> str:

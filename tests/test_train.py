@@ -134,6 +134,48 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
     assert [replace(epoch, seconds=0.0) for epoch in rest.epochs] == [replace(e, seconds=0.0) for e in whole.epochs]
 
 
+def test_what_the_first_epoch_has_done_is_not_done_again(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with stopped_after(7, monkeypatch), pytest.raises(KeyboardInterrupt):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, dev=DEV, **QUICK)
+    with stopped_after(1000, monkeypatch), caplog.at_level(logging.INFO, "retrieval"):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, dev=DEV, **QUICK)
+    assert "going on after step 7" in caplog.text
+
+
+@pytest.mark.parametrize("call", [2, 3])
+def test_a_kill_while_an_epoch_is_scored_or_kept_loses_no_epoch(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """The dev pairs are scored before training (call 1) and after each epoch."""
+    whole = train_encoder(TRAIN, tmp_path / "whole", model=tiny, dev=DEV, **QUICK)
+    original, calls = loop._Watch.dev_spearman, count(1)
+
+    def cut(watch: Any) -> float:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return original(watch)
+
+    with stopped_after(1000, monkeypatch), monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop._Watch, "dev_spearman", cut)
+        train_encoder(TRAIN, tmp_path / "cut", model=tiny, dev=DEV, **QUICK)
+    rest = train_encoder(TRAIN, tmp_path / "cut", model=tiny, dev=DEV, **QUICK)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert [epoch.number for epoch in rest.epochs] == [epoch.number for epoch in whole.epochs]
+
+
+def test_settings_that_were_refused_do_not_stand_in_the_way(tiny: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="max_length=64"):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, max_length=64, **QUICK)
+    train_encoder(TRAIN, tmp_path / "model", model=tiny, max_length=16, **QUICK | {"epochs": 1})
+
+
+def test_a_last_step_that_spoils_the_weights_ends_training(tiny: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="weights are no finite numbers"):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, lr=1e38, epochs=1, batch_size=160, warmup=0.0)
+
+
 def test_a_checkpoint_cut_off_in_writing_is_not_used(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

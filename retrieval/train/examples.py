@@ -80,7 +80,7 @@ def examples_of(sets: Sequence[STSSet], loss: str) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If all labels of a set are equal, or, for "mnrl", no pair is alike.
+        If all labels of a set are equal, or, for "mnrl", fewer than two pairs are alike.
     """
     from datasets import Dataset
 
@@ -92,6 +92,11 @@ def examples_of(sets: Sequence[STSSet], loss: str) -> dict[str, Any]:
             kept = np.flatnonzero(labels >= ALIKE)
             if len(kept) < len(pairs):
                 logger.info("%s: %d of %d pairs are alike and used by %s", pairs.name, len(kept), len(pairs), loss)
+            if len(kept) < 2:
+                raise InputError(
+                    f"{len(kept)} of the {len(pairs)} pairs of {pairs.name!r} is alike; the loss {loss!r} needs two at "
+                    "least, whose second sentences are each other's negatives"
+                )
             alike = pairs.take(kept)
             columns: dict[str, Any] = {"sentence1": list(alike.sentences1), "sentence2": list(alike.sentences2)}
         else:

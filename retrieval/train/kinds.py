@@ -120,7 +120,18 @@ def _summed(loss: Any) -> Any:
 
 
 def _check_length(max_length: int, model: Any) -> None:
-    config = getattr(model[0].auto_model, "config", None)
-    most = getattr(config, "max_position_embeddings", None)
+    if not hasattr(model[0], "auto_model"):
+        raise InputError(f"max_length={max_length}; this model reads texts of any length, leave it out")
+    most = _most_tokens(model[0].auto_model)
     if max_length < 3 or (most is not None and max_length > most):
         raise InputError(f"max_length={max_length}; expected from 3 to {most or 'what the model reads'} tokens")
+
+
+def _most_tokens(transformer: Any) -> int | None:
+    """What the position embeddings allow; RoBERTa's kind (XLM-R, MPNet) counts from behind the padding's number on."""
+    most = getattr(getattr(transformer, "config", None), "max_position_embeddings", None)
+    if most is None:
+        return None
+    tables = [module for name, module in transformer.named_modules() if name.endswith("position_embeddings")]
+    unused = [table.padding_idx + 1 for table in tables if getattr(table, "padding_idx", None) is not None]
+    return int(most) - max(unused, default=0)

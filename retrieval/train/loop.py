@@ -169,14 +169,17 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self.last_save = self.last_clock = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Count, and ask for a checkpoint now and then."""
+        """Count, and ask for a checkpoint now and then; not at the end of an epoch, which has its own, scored one."""
         self.advance(1)
-        if time.monotonic() - self.last_save > SAVE_EVERY:
+        within = state.global_step * self.epochs % state.max_steps != 0
+        if within and time.monotonic() - self.last_save > SAVE_EVERY:
             control.should_save = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Score the dev pairs, keep the best model, ask for a checkpoint."""
         self._count_seconds()
+        if not all(parameter.isfinite().all() for parameter in self.kind.model.parameters()):
+            raise TrainingError("the model's weights are no finite numbers any more; try a lower learning rate")
         progress = self.progress
         spearman = None if self.dev is None else self.dev_spearman()
         done = Epoch(

@@ -77,6 +77,8 @@ class RunFolder:
     """
 
     def __init__(self, output: Path) -> None:
+        if not output.name:
+            raise InputError(f"the output {str(output)!r} has no name of its own; name a new folder for the model")
         self.output, self.path = output, output.with_name(output.name + ".training")
 
     @contextmanager
@@ -90,7 +92,7 @@ class RunFolder:
         IndexLockedError
             If another process trains this model.
         """
-        if self.output.exists():
+        if self.output.exists() or self.output.is_symlink():
             raise InputError(f"{self.output} exists; remove it or name another folder for the model")
         if not self.output.absolute().parent.is_dir():
             raise InputError(f"the folder of {str(self.output)!r} is not there; make it first")
@@ -111,12 +113,18 @@ class RunFolder:
             _write(kept, json.dumps(wanted, indent=2))
             return
         differ = [name for name in wanted if found.get(name) != wanted[name]]
-        if differ:
+        if differ and not self._has_work():  # refused or ended before anything was trained: nothing to lose
+            self._empty()
+            _write(kept, json.dumps(wanted, indent=2))
+        elif differ:
             name = differ[0]
             raise InputError(
                 f"an interrupted training in {self.path} has {name} {found.get(name)!r}, now it is {wanted[name]!r}; "
                 "run it as it was to go on, or begin anew with --fresh (fresh=True)"
             )
+
+    def _has_work(self) -> bool:
+        return (self.path / "features").is_dir() or any(self.path.glob("checkpoint-*/progress.json"))
 
     def _empty(self) -> None:
         for entry in self.path.iterdir():
@@ -146,7 +154,10 @@ class RunFolder:
             return None
         _, newest = max(whole)
         progress = Progress.from_json((newest / "progress.json").read_text())
-        if progress.epochs and not (self.path / "best").is_dir():  # killed while it was being finished
+        kept = any((self.path / name).is_dir() for name in ("best", "best.new"))  # the latter: cut off in `keep_best`
+        if not kept and any(epoch.number for epoch in progress.epochs):  # killed in `finish`, its result then removed
+            for _, folder in whole:  # or the trainer takes its next checkpoint for the older one, and deletes that
+                shutil.rmtree(folder)
             return None
         return newest, progress
 
