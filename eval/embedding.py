@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
 from indexes.errors import InputError
 from retrieval.encoder import Encoder, Role, find_model, load_encoder
 from retrieval.models import ModelFiles, is_cross_encoder
-from retrieval.moments import unit_rows
-from retrieval.pairs import STSSet
 from retrieval.scorer import CrossEncoderScorer
-from retrieval.whitening import Whitening
+from retrieval.similarity import Embed
 
 if TYPE_CHECKING:
     from retrieval import Engine
 
-DECIMALS = 10
-"""Cosines are rounded here, so that equal ones tie; what is below is rounding of the arithmetic."""
-
-Embed = Callable[[list[str]], ArrayLike]
 ModelOrEmbed: TypeAlias = Any  # str, path, SentenceTransformer, Encoder, Engine or Embed: told apart by `as_embed`
 
 
@@ -113,49 +104,3 @@ def _is_encoder(model: ModelOrEmbed) -> bool:
 
 def _embed_of_encoder(encoder: Encoder, role: Role, name: str | None = None) -> tuple[str, Embed]:
     return name or encoder.name, lambda texts: encoder.encode(texts, role).vectors
-
-
-class Sentences:
-    """Distinct sentences and their unit vectors: encoded once, however often they are compared.
-
-    Parameters
-    ----------
-    sentences : sequence of str
-    embed : callable
-        From a list of n texts to an array of shape (n, d).
-    """
-
-    def __init__(self, sentences: Sequence[str], embed: Embed) -> None:
-        distinct = list(dict.fromkeys(sentences))
-        self.raw: NDArray[Any] = np.asarray(embed(distinct))
-        if self.raw.ndim != 2 or len(self.raw) != len(distinct):
-            raise InputError(
-                f"{len(distinct)} texts gave vectors of shape {self.raw.shape}; expected ({len(distinct)}, d)"
-            )
-        self._place = {sentence: i for i, sentence in enumerate(distinct)}
-        self._unit = _unit_rows(self.raw)
-
-    def whitened(self, whitening: Whitening) -> Sentences:
-        """The same sentences, transformed."""
-        other = object.__new__(Sentences)
-        other.raw, other._place = self.raw, self._place
-        other._unit = _unit_rows(whitening.transform(self.raw))
-        return other
-
-    def rows(self, sentences: Sequence[str]) -> NDArray[np.int64]:
-        """Positions of sentences among the distinct ones."""
-        return np.array([self._place[sentence] for sentence in sentences], np.int64)
-
-    def cosines(self, pairs: STSSet) -> NDArray[np.float64]:
-        """The cosine of every pair, of shape (n,)."""
-        one, two = self._unit[self.rows(pairs.sentences1)], self._unit[self.rows(pairs.sentences2)]
-        cosines: NDArray[np.float64] = np.einsum("nd,nd->n", one, two).round(DECIMALS)
-        return cosines
-
-
-def _unit_rows(vectors: NDArray[Any]) -> NDArray[np.float64]:
-    """In float64, or the cosine of a vector with itself would differ from one vector to the next."""
-    unit_rows(vectors)  # refuses what has no direction
-    rows = np.asarray(vectors, np.float64)
-    unit: NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return unit

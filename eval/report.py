@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.errors import InputError, MissingPackageError
+from retrieval.similarity import spearman
 
 from . import table
-from .statistics import spearman
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The statistics behind an STS report: rank correlation, its interval, the best cut."""
+"""The statistics behind an STS report: the interval of a rank correlation, the best cut."""
 
 from __future__ import annotations
 
@@ -6,22 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.errors import InputError
-
-
-def spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Spearman's rank correlation, ties by mean rank; NaN if either is constant.
-
-    Examples
-    --------
-    >>> spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, 4.0, 9.0]))
-    1.0
-    """
-    from scipy.stats import rankdata
-
-    a, b = rankdata(x), rankdata(y)
-    a, b = a - a.mean(), b - b.mean()
-    norm = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / norm) if norm else float("nan")
+from retrieval.similarity import spearman
 
 
 def bootstrap_interval(

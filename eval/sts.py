@@ -10,25 +10,23 @@ report is shown (`eval.report`).
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from os import PathLike
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexes.errors import InputError
-from retrieval.pairs import STSSet, load_sts
+from retrieval.pairs import Datasets, STSSet, load_sets
 from retrieval.scorer import CrossEncoderScorer
+from retrieval.similarity import Sentences, spearman
 from retrieval.whitening import Whitening
 
-from .embedding import ModelOrEmbed, Sentences, as_embed, is_engine, opened, scorer_or_model
+from .embedding import ModelOrEmbed, as_embed, is_engine, opened, scorer_or_model
 from .report import STSReport, STSScore
-from .statistics import best_threshold, bootstrap_interval, spearman
+from .statistics import best_threshold, bootstrap_interval
 
 Similarity = Callable[[STSSet], NDArray[np.float64]]
-Datasets = str | PathLike[str] | STSSet | Sequence[str | PathLike[str] | STSSet]
 
 
 def evaluate_sts(
@@ -102,17 +100,6 @@ def _similarity_of(scorer: CrossEncoderScorer) -> Similarity:
     return lambda pairs: scorer.scores(pairs.sentences1, pairs.sentences2).astype(np.float64)
 
 
-def load_sets(datasets: Datasets, split: str, data: str | PathLike[str] | None) -> list[STSSet]:
-    """The sets of one or more sources, see `load_sts`."""
-    items = [datasets] if isinstance(datasets, str | PathLike | STSSet) else list(datasets)
-    sets = [
-        s for item in items for s in ([item] if isinstance(item, STSSet) else load_sts(item, split=split, data=data))
-    ]
-    if not sets:
-        raise InputError("there is no data set to evaluate on; expected at least one")
-    return sets
-
-
 def _sentences(pairs: STSSet) -> list[str]:
     own = [*pairs.sentences1, *pairs.sentences2]
     return own if pairs.dev is None else own + _sentences(pairs.dev)
@@ -144,7 +131,5 @@ def _score(pairs: STSSet, similarity: Similarity, resamples: int, seed: int) -> 
         threshold=threshold,
         cosines=cosines,
         labels=pairs.scores,
-        digest=hashlib.sha256(
-            json.dumps([pairs.sentences1, pairs.sentences2, pairs.scores.tolist()]).encode()
-        ).hexdigest(),
+        digest=pairs.digest,
     )

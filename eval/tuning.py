@@ -24,13 +24,12 @@ from retrieval.corpora import read_corpus
 from retrieval.grid import BETAS, GAMMAS, LOCALS, FindObjective, Objective, Rotation, default_dims, judge
 from retrieval.halves import HAYSTACK, HalvesObjective, judged_by_halves
 from retrieval.moments import BLOCK, Float64, Moments, spread
-from retrieval.pairs import STSSet
+from retrieval.pairs import Datasets, STSSet, load_sets
+from retrieval.similarity import DECIMALS, Sentences, spearman
 from retrieval.whitening import Whitening
 
-from .embedding import DECIMALS, ModelOrEmbed, Sentences, as_embed, encoder_of, is_engine, opened
+from .embedding import ModelOrEmbed, as_embed, encoder_of, is_engine, opened
 from .retrieval import RetrievalSet, load_retrieval
-from .statistics import spearman
-from .sts import Datasets, load_sets
 from .tuned import WhiteningTuning
 
 logger = logging.getLogger(__name__)

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error.show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        note("interrupted; nothing stored is lost, and the same command goes on with the vectors that it has made")
+        note("interrupted; nothing stored is lost, and the same command goes on with what it has done")
         code = 130
     except RetrievalError as error:
         note("Error: " + " ".join(str(error).split()))

@@ -8,6 +8,7 @@ as in MTEB's "all"); a folder of such sets is all of them.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 import os
@@ -93,6 +94,12 @@ class STSSet:
         seen = {key for other in others for key in other._keys()}
         return self.take([i for i, key in enumerate(self._keys()) if key not in seen])
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the sentences and their scores."""
+        content = json.dumps([self.sentences1, self.sentences2, self.scores.tolist()])
+        return hashlib.sha256(content.encode()).hexdigest()
+
     def _keys(self) -> list[frozenset[str]]:
         rows = zip(self.sentences1, self.sentences2, strict=True)
         return [frozenset(" ".join(text.lower().split()) for text in row) for row in rows]
@@ -101,6 +108,9 @@ class STSSet:
     def binary(self) -> bool:
         """Whether all scores are 0 or 1."""
         return bool(np.isin(self.scores, (0.0, 1.0)).all())
+
+
+Datasets = str | PathLike[str] | STSSet | Sequence[str | PathLike[str] | STSSet]
 
 
 def load_sts(
@@ -151,6 +161,25 @@ def load_sts(
             raise CorpusError(str(place), 0, f"no {split}.tsv (or .csv, .jsonl) in it or in a folder of it")
     hint = "" if root else "; set data=FOLDER or RETRIEVAL_DATA to look names up there"
     raise CorpusError(str(source), 0, f"no such file, folder or set; looked at {', '.join(map(str, places))}{hint}")
+
+
+def load_sets(datasets: Datasets, split: str, data: str | PathLike[str] | None) -> list[STSSet]:
+    """The sets of one or more sources, see `load_sts`.
+
+    Raises
+    ------
+    CorpusError
+        See `load_sts`.
+    InputError
+        If there is none.
+    """
+    items = [datasets] if isinstance(datasets, str | PathLike | STSSet) else list(datasets)
+    sets = [
+        s for item in items for s in ([item] if isinstance(item, STSSet) else load_sts(item, split=split, data=data))
+    ]
+    if not sets:
+        raise InputError("there are no pairs: expected at least one file, folder or set")
+    return sets
 
 
 def _in_folder(folder: Path, split: str) -> list[STSSet]:

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from eval import STSSet, evaluate_sts, load_sts
-from eval.statistics import best_threshold, bootstrap_interval, spearman
+from eval.statistics import best_threshold, bootstrap_interval
 from indexes.errors import CorpusError, IndexCorruptError, InputError, VectorError
 from retrieval import Engine, Whitening
 from retrieval.encoder import HashEncoder
 from retrieval.moments import unit_rows
+from retrieval.similarity import spearman
 
 WORDS = [f"w{i}" for i in range(60)]
 
@@ -357,7 +358,7 @@ def test_what_cannot_be_evaluated_is_a_sentence(tmp_path: Path) -> None:
         evaluate_sts("hash:8", made, whitening=Whitening().fit(np.random.default_rng(0).standard_normal((50, 4))))
     with pytest.raises(InputError, match="cannot make vectors with 7"):
         evaluate_sts(7, made)
-    with pytest.raises(InputError, match="no data set"):
+    with pytest.raises(InputError, match="there are no pairs"):
         evaluate_sts("hash:8", [])
     (tmp_path / "w").write_text("x")
     with pytest.raises(IndexCorruptError, match="not a whitening"):

@@ -30,6 +30,8 @@ from retrieval.scorer import CrossEncoderScorer  # noqa: E402
 from retrieval.train import loop, train_cross_encoder, train_encoder, training  # noqa: E402
 from retrieval.train.batches import MixedLabels, Proportional  # noqa: E402
 from retrieval.train.examples import examples_of, scaled  # noqa: E402
+from retrieval.train.loop import best_epoch  # noqa: E402
+from retrieval.train.run_folder import Epoch  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -171,9 +173,20 @@ def test_settings_that_were_refused_do_not_stand_in_the_way(tiny: str, tmp_path:
     train_encoder(TRAIN, tmp_path / "model", model=tiny, max_length=16, **QUICK | {"epochs": 1})
 
 
-def test_a_last_step_that_spoils_the_weights_ends_training(tiny: str, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="weights are no finite numbers"):
-        train_encoder(TRAIN, tmp_path / "model", model=tiny, lr=1e38, epochs=1, batch_size=160, warmup=0.0)
+def test_a_last_step_that_spoils_the_weights_ends_training(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = loop._Watch.on_step_end
+
+    def spoiling(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 10:
+            next(self.kind.model.parameters()).data[7, 3] = float("nan")
+        original(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(loop._Watch, "on_step_end", spoiling)
+    with pytest.raises(TrainingError, match="weights are no finite numbers any more; try a lower learning rate"):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK)
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_checkpoint_cut_off_in_writing_is_not_used(
@@ -397,7 +410,7 @@ def test_a_training_that_made_it_worse_says_so(tiny: str, tmp_path: Path, caplog
 def test_what_cannot_be_dev_pairs(tiny: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="all 60 dev labels are the same"):
         train_encoder(TRAIN, tmp_path / "model", model=tiny, dev=replace(DEV, scores=np.ones(60)), **QUICK)
-    with pytest.raises(InputError, match="no pairs to train on"):
+    with pytest.raises(InputError, match="there are no pairs"):
         train_encoder([], tmp_path / "model", model=tiny, **QUICK)
 
 
@@ -450,3 +463,143 @@ def test_pairs_that_cannot_be_used_are_one_sentence_at_the_command_line(
     assert ran.code == 1 and len(ran.errors) == 1
     assert said.replace("'train'", "'my-train'") in ran.errors[0]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_best_epoch() -> None:
+    def best(*scores: float | None) -> int:
+        return best_epoch([Epoch(number=i, dev_spearman=score) for i, score in enumerate(scores)]).number
+
+    assert best(0.9, 0.1, 0.5, 0.3) == 2, "the model before does not count"
+    assert best(None, 0.5, 0.5) == 1, "the earliest of equals"
+    assert best(None, -0.2, -0.1) == 2
+    assert best(None, None, None) == 2, "without dev pairs the last one"
+
+
+def test_the_precision_is_the_one_asked_for_or_kept(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, precision in (("full", "float32"), ("half", "bfloat16")):
+        train_encoder(TRAIN, tmp_path / name, model=tiny, **QUICK | {"precision": precision})
+    assert weights(tmp_path / "full") != weights(tmp_path / "half")
+    auto = QUICK | {"precision": "auto"}
+    monkeypatch.setattr(training, "choose_precision", lambda *arguments: "bfloat16")
+    with stopped_after(3, monkeypatch), pytest.raises(KeyboardInterrupt):
+        train_encoder(TRAIN, tmp_path / "auto", model=tiny, **auto)
+    monkeypatch.setattr(training, "choose_precision", lambda *arguments: "float32")
+    assert train_encoder(TRAIN, tmp_path / "auto", model=tiny, **auto).precision == "bfloat16"
+    assert weights(tmp_path / "auto") == weights(tmp_path / "half")
+
+
+def test_the_learning_rate_rises_and_falls(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    original = loop._Watch.on_step_end
+
+    def watching(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        rates.append(kwargs["lr_scheduler"].get_last_lr()[0])
+        original(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(loop._Watch, "on_step_end", watching)
+    train_encoder(TRAIN, tmp_path / "model", model=tiny, warmup=0.25, **QUICK | {"lr": 1e-3})
+    assert rates == pytest.approx([1e-3 * min(step / 5, (20 - step) / 15) for step in range(1, 21)])
+
+
+def test_each_epoch_has_batches_of_its_own() -> None:
+    sampler = MixedLabels(examples_of([TRAIN], "cosent")["made"], 16, False)
+    sampler.set_epoch(0)
+    first = {frozenset(batch) for batch in sampler}
+    assert first == {frozenset(batch) for batch in sampler}
+    sampler.set_epoch(1)
+    assert first.isdisjoint({frozenset(batch) for batch in sampler})
+
+
+def test_what_counts_as_alike_and_as_a_class() -> None:
+    scores = np.array([0.0, 3, 4, 5])
+    graded = STSSet(name="g", sentences1=("a", "b", "c", "d"), sentences2=("e", "f", "g", "h"), scores=scores)
+    assert list(examples_of([graded], "mnrl")["g"]["sentence1"]) == ["c", "d"]
+    assert list(examples_of([graded], "softmax")["g"]["label"]) == [0, 1, 2, 3]
+    with pytest.raises(InputError, match="the loss 'softmax' with 2 sets of pairs; expected one"):
+        examples_of([graded, TRAIN], "softmax")
+    with pytest.raises(InputError, match="labels go from -1e.308 to 1e.308; expected a scale"):
+        examples_of([replace(graded, scores=np.array([-1e308, 0, 0, 1e308]))], "cosent")
+
+
+def test_a_models_prompt_goes_before_every_text(tiny: str, tmp_path: Path) -> None:
+    """A model with a prompt trains as one without does on texts that begin with it."""
+    from sentence_transformers import SentenceTransformer
+
+    prompted = SentenceTransformer(tiny, device="cpu", prompts={"query": "the ", "document": "the "})
+    prompted.save_pretrained(str(tmp_path / "prompted"), create_model_card=False)
+    one, two = (tuple(f"the {text}" for text in side) for side in (TRAIN.sentences1, TRAIN.sentences2))
+    spelt_out = replace(TRAIN, sentences1=one, sentences2=two)
+    for name, model, pairs in (("a", str(tmp_path / "prompted"), TRAIN), ("b", tiny, spelt_out), ("c", tiny, TRAIN)):
+        train_encoder(pairs, tmp_path / name, model=model, **QUICK)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b") != weights(tmp_path / "c")
+
+
+def test_max_length_is_kept_by_a_cross_encoder(tiny: str, tmp_path: Path) -> None:
+    train_cross_encoder(TRAIN, tmp_path / "model", model=tiny, max_length=7, **QUICK)
+    assert CrossEncoderScorer(str(tmp_path / "model")).model.max_seq_length == 7
+
+
+def test_a_side_network_keeps_its_best_epoch(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from retrieval.train import side
+
+    scores = iter([0.1, 0.2, 0.5, 0.3, 0.3])
+    monkeypatch.setattr(side, "spearman", lambda *arguments: next(scores))
+    result = train_encoder(TRAIN, tmp_path / "model", model=tiny, dev=DEV, method="linear", epochs=4)
+    monkeypatch.setattr(side, "spearman", lambda *arguments: 0.5)
+    first = train_encoder(TRAIN, tmp_path / "first", model=tiny, dev=DEV, method="linear", epochs=4)
+    assert (result.best_epoch, first.best_epoch) == (2, 1)
+    one, two = (tmp_path / name / "2_Dense" / "model.safetensors" for name in ("model", "first"))
+    assert one.read_bytes() != two.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"loss": "cosine", "scale": 5.0}, r"scale=5 with loss='cosine'; only cosent, mnrl, cosent\+mnrl has one"),
+        ({"method": "ladder", "precision": "bfloat16"}, "side networks are trained in float32"),
+        ({"model": "hash:32"}, "model='hash:32' has no weights to train"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(tiny: str, tmp_path: Path, wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        train_encoder(TRAIN, tmp_path / "model", **{"model": tiny} | wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torch"])
+def test_a_disk_that_is_full_is_one_sentence_and_the_same_command_goes_on(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    from safetensors import SafetensorError
+
+    errors = {
+        "safetensors": SafetensorError("No space left on device"),
+        "torch": RuntimeError("[enforce fail at inline_container.cc:659] . unexpected pos"),
+    }
+
+    def full(*arguments: object) -> None:
+        raise errors[kind]
+
+    train_encoder(TRAIN, tmp_path / "whole", model=tiny, dev=DEV, **QUICK)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "mark_whole", full)
+        with pytest.raises(TrainingError, match="cannot be written .* free some space there, the same command goes on"):
+            train_encoder(TRAIN, tmp_path / "cut", model=tiny, dev=DEV, **QUICK)
+    train_encoder(TRAIN, tmp_path / "cut", model=tiny, dev=DEV, **QUICK)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_what_a_finished_training_left_is_cleared(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the renaming of the model and the removal of the run's folder."""
+    from retrieval.train import run_folder
+
+    def killed(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run_folder, "sync_folder", lambda place: killed(place) if place == tmp_path else None)
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK)
+    assert (tmp_path / "model").is_dir() and (tmp_path / "model.training").is_dir()
+    with pytest.raises(InputError, match="model exists"):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK)
+    assert list(tmp_path.iterdir()) == [tmp_path / "model"]

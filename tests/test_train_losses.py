@@ -15,7 +15,7 @@ from indexes.errors import InputError
 torch = pytest.importorskip("torch")
 
 from retrieval.train.batches import batches_of_one, mixed_batches  # noqa: E402
-from retrieval.train.losses import CoSENTLoss, CoSENTWithNegativesLoss, cosent_loss  # noqa: E402
+from retrieval.train.losses import CoSENTLoss, CoSENTWithNegativesLoss, CrossEncoderCoSENTLoss, cosent_loss  # noqa: E402
 from retrieval.train.packing import by_length  # noqa: E402
 from retrieval.train.precision import choose_precision  # noqa: E402
 
@@ -108,6 +108,22 @@ def test_the_encoder_loss_is_the_function_of_cosines() -> None:
     assert loss == cosent_loss(torch.cosine_similarity(one, two), labels, 7.0)
 
 
+def test_the_cross_encoder_loss_is_the_function_of_logits() -> None:
+    class Model:
+        num_labels, device = 1, "cpu"
+
+        def preprocess(self, pairs: list[tuple[str, str]], **options: object) -> dict[str, object]:
+            return {"logits": torch.tensor([float(len(a) - len(b)) for a, b in pairs])}
+
+        def __call__(self, features: dict[str, object]) -> dict[str, object]:
+            return {"scores": features["logits"]}
+
+    texts, labels = [["aaa", "b", "cc"], ["a", "bbbb", "c"]], torch.tensor([0.0, 1.0, 2.0])
+    loss = CrossEncoderCoSENTLoss(Model(), scale=3.0)(texts, labels)
+    assert loss == cosent_loss(torch.tensor([2.0, -3.0, 1.0]), labels, 3.0)
+    assert CrossEncoderCoSENTLoss(Model()).scale == 1.0
+
+
 def test_ranking_beside_cosent_knows_the_alike_pairs_only() -> None:
     """By hand: one alike pair, whose second sentence competes with all three."""
     one = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
@@ -179,7 +195,7 @@ def padded(lengths: list[int], left: bool = False) -> dict[str, object]:
     return {"input_ids": torch.randint(1, 50, mask.shape) * mask, "attention_mask": mask, "prompt_length": 3}
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=70))
 def test_a_batch_taken_apart_gives_the_same_vectors_and_gradients(lengths: list[int]) -> None:
     model, features = Bag(), padded(lengths)

@@ -225,7 +225,7 @@ def labelled(scores: list[float]) -> STSSet:
         (pairs(20), {"fit": np.ones((5, 3))}, VectorError, "has 3 columns, but the dev vectors have 16"),
         (pairs(20), {"fit": np.full((5, 16), np.nan)}, VectorError, "NaN"),
         (pairs(20), {"fit": Moments.of(np.eye(16))}, VectorError, "needs neighbour differences"),
-        ([], {}, InputError, "no data set"),
+        ([], {}, InputError, "there are no pairs"),
         ("nowhere", {}, CorpusError, "no such file"),
         (None, {}, InputError, "without dev data"),
         (None, {"fit": ["one", "two"]}, InputError, "0 of 0 texts can be halved; expected 20 or more"),

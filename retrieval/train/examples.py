@@ -6,8 +6,6 @@ are trained on are counted. Pairs of different sets are never compared: their la
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,37 +17,24 @@ from numpy.typing import NDArray
 
 from indexes.errors import InputError
 
-from ..pairs import STSSet, load_sts
+from ..pairs import Datasets, STSSet, load_sets
 from .losses import ALIKE
 
 logger = logging.getLogger(__name__)
 
-Pairs = str | PathLike[str] | STSSet | Sequence[str | PathLike[str] | STSSet]
 ONLY_ALIKE = ("mnrl",)
 """Losses that know no label: of the pairs they get, the alike ones are taken."""
 
 
-def read_pairs(pairs: Pairs, split: str, data: str | PathLike[str] | None) -> list[STSSet]:
-    """The sets of one or more sources, each with a name of its own.
-
-    Raises
-    ------
-    CorpusError
-        See `load_sts`.
-    InputError
-        If there is none.
-    """
-    items = [pairs] if isinstance(pairs, str | PathLike | STSSet) else list(pairs)
+def read_pairs(pairs: Datasets, split: str, data: str | PathLike[str] | None) -> list[STSSet]:
+    """The sets of one or more sources, see `load_sets`, each with a name of its own."""
     sets: dict[str, STSSet] = {}
-    for item in items:
-        for found in [item] if isinstance(item, STSSet) else load_sts(item, split=split, data=data):
-            name, again = found.name, 2
-            while name in sets:
-                name, again = f"{found.name}-{again}", again + 1
-            sets[name] = found
-    if not sets:
-        raise InputError("there are no pairs to train on; expected at least one file or set")
-    return [replace(found, name=name, dev=None) for name, found in sets.items()]
+    for found in load_sets(pairs, split, data):
+        name, again = found.name, 2
+        while name in sets:
+            name, again = f"{found.name}-{again}", again + 1
+        sets[name] = replace(found, name=name, dev=None)
+    return list(sets.values())
 
 
 def scaled(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -60,7 +45,10 @@ def scaled(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     >>> scaled(np.array([0.0, 2.0, 5.0])).tolist()
     [0.0, 0.4, 1.0]
     """
-    span = np.ptp(scores)
+    with np.errstate(over="ignore"):  # looked at in the next lines
+        span = np.ptp(scores)
+    if not np.isfinite(span):
+        raise InputError(f"labels go from {scores.min():g} to {scores.max():g}; expected a scale that floats can span")
     if span == 0:
         return np.ones_like(scores)
     values: NDArray[np.float64] = (scores - scores.min()) / span
@@ -80,10 +68,13 @@ def examples_of(sets: Sequence[STSSet], loss: str) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If all labels of a set are equal, or, for "mnrl", fewer than two pairs are alike.
+        If all labels of a set are equal; for "mnrl", if fewer than two pairs are alike; for "softmax", if there are
+        several sets.
     """
     from datasets import Dataset
 
+    if loss == "softmax" and len(sets) > 1:
+        raise InputError(f"the loss 'softmax' with {len(sets)} sets of pairs; expected one, in which labels agree")
     classes = np.unique(np.concatenate([pairs.scores for pairs in sets]))
     examples = {}
     for pairs in sets:
@@ -116,9 +107,3 @@ def examples_of(sets: Sequence[STSSet], loss: str) -> dict[str, Any]:
 def class_count(sets: Sequence[STSSet]) -> int:
     """How many different labels there are."""
     return len(np.unique(np.concatenate([pairs.scores for pairs in sets])))
-
-
-def digest(pairs: STSSet) -> str:
-    """SHA-256 (16 hex digits) of the pairs and their scores."""
-    content = json.dumps([pairs.sentences1, pairs.sentences2, pairs.scores.tolist()])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -19,6 +19,7 @@ from ..encoder import SentenceTransformerEncoder
 from ..models import ModelFiles, is_cross_encoder
 from ..pairs import STSSet
 from ..scorer import CrossEncoderScorer
+from ..similarity import Sentences
 from .losses import CROSS_ENCODER_LOSSES, ENCODER_LOSSES, Builder
 from .packing import by_length
 
@@ -66,13 +67,8 @@ class EncoderKind:
 
     def scores(self, pairs: STSSet) -> NDArray[np.floating[Any]]:
         """Cosines, in float64."""
-        texts = list(dict.fromkeys([*pairs.sentences1, *pairs.sentences2]))
-        vectors = self.encoder.encode(texts, "query").vectors.astype(np.float64)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        row = {text: i for i, text in enumerate(texts)}
-        first, second = (vectors[[row[text] for text in side]] for side in (pairs.sentences1, pairs.sentences2))
-        cosines: NDArray[np.float64] = np.einsum("nd,nd->n", first, second)
-        return cosines
+        texts = [*pairs.sentences1, *pairs.sentences2]
+        return Sentences(texts, lambda distinct: self.encoder.encode(distinct, "query").vectors).cosines(pairs)
 
     def loss_of(self, loss: nn.Module, firsts: Sequence[str], seconds: Sequence[str], labels: Tensor | None) -> Tensor:
         """The loss of one batch."""

@@ -21,11 +21,12 @@ from indexes.errors import TrainingError
 
 from ..pairs import STSSet
 from ..progress import Advance
+from ..similarity import spearman
 from .batches import MixedLabels, Proportional
 from .examples import ONLY_ALIKE
 from .kinds import Kind
 from .precision import Precision
-from .run_folder import Epoch, Progress, RunFolder, mark_whole
+from .run_folder import Epoch, Progress, RunFolder, full_disk_said, mark_whole
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,8 @@ def run_epochs(
     )  # fmt: skip
     trainer.watch = watch
     trainer.remove_callback(PrinterCallback)  # it prints to standard output
-    trainer.train(resume_from_checkpoint=None if found is None else str(found[0]))
+    with full_disk_said(folder.path):
+        trainer.train(resume_from_checkpoint=None if found is None else str(found[0]))
     return progress.epochs
 
 
@@ -154,14 +156,12 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def dev_spearman(self) -> float:
         """Spearman on the dev pairs."""
-        from scipy.stats import spearmanr
-
         if self.dev is None:
             raise ValueError("there are no dev pairs")
         scores = self.kind.scores(self.dev)
         if not np.isfinite(scores).all():
             raise TrainingError("the model's scores of the dev pairs are no finite numbers; try a lower learning rate")
-        return 0.0 if np.ptp(scores) == 0 else float(spearmanr(scores, self.dev.scores).statistic)
+        return float(np.nan_to_num(spearman(np.asarray(scores, np.float64), self.dev.scores)))  # 0 if all are equal
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from indexes.errors import InputError
+from indexes.errors import InputError, TrainingError
 from indexes.files import sync_folder
 from indexes.lock import write_lock
 
@@ -93,6 +93,7 @@ class RunFolder:
             If another process trains this model.
         """
         if self.output.exists() or self.output.is_symlink():
+            self._clear_if_done()
             raise InputError(f"{self.output} exists; remove it or name another folder for the model")
         if not self.output.absolute().parent.is_dir():
             raise InputError(f"the folder of {str(self.output)!r} is not there; make it first")
@@ -102,6 +103,17 @@ class RunFolder:
                 self._empty()
             self._check(settings)
             yield self
+
+    def _clear_if_done(self) -> None:
+        """Remove what a training left that was killed when its model was there already."""
+        try:
+            made = json.loads((self.output / "training.json").read_text())["settings"]
+            asked = json.loads((self.path / "settings.json").read_text())
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if made == asked:
+            with write_lock(self.path):
+                shutil.rmtree(self.path)
 
     def _check(self, settings: Mapping[str, Any]) -> None:
         kept = self.path / "settings.json"
@@ -179,6 +191,25 @@ class RunFolder:
         best.rename(self.output)
         sync_folder(self.output.absolute().parent)
         shutil.rmtree(self.path)
+
+
+@contextmanager
+def full_disk_said(place: Path) -> Iterator[None]:
+    """What the libraries raise in many ways when a file cannot be written, as one error with what to do."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(mark in str(error) for mark in _TORCH_CANNOT_WRITE):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(
+            f"the model cannot be written to {place} ({reason}); free some space there, the same command goes on"
+        ) from error
+
+
+_TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "inline_container", "unexpected pos")
 
 
 def mark_whole(checkpoint: Path, progress: Progress) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..pairs import STSSet
 from ..progress import progress_bar
+from ..similarity import Sentences, spearman
 from .features import layer_features
 from .kinds import EncoderKind
 from .ladder import SideNetwork, fit_side
@@ -78,13 +80,7 @@ def run_side(
     return done
 
 
-def _spearman(network: SideNetwork, features: np.ndarray, row: dict[str, int], pairs: STSSet) -> float:
-    from scipy.stats import spearmanr
-
-    texts = list(dict.fromkeys([*pairs.sentences1, *pairs.sentences2]))
-    vectors = network.transform(features[[row[text] for text in texts]]).astype(np.float64)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    place = {text: i for i, text in enumerate(texts)}
-    one, two = (vectors[[place[text] for text in side]] for side in (pairs.sentences1, pairs.sentences2))
-    cosines = np.einsum("nd,nd->n", one, two)
-    return 0.0 if np.ptp(cosines) == 0 else float(spearmanr(cosines, pairs.scores).statistic)
+def _spearman(network: SideNetwork, features: NDArray[Any], row: dict[str, int], pairs: STSSet) -> float:
+    texts = [*pairs.sentences1, *pairs.sentences2]
+    vectors = Sentences(texts, lambda distinct: network.transform(features[[row[text] for text in distinct]]))
+    return float(np.nan_to_num(spearman(vectors.cosines(pairs), pairs.scores)))  # 0 if all are equal

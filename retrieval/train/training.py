@@ -19,12 +19,12 @@ import torch
 
 from indexes.errors import InputError, MissingPackageError
 
-from ..encoder import quiet_transformers
-from ..models import DEFAULT_MODEL, fingerprint, locate
-from ..pairs import STSSet
+from ..encoder import find_model, quiet_transformers
+from ..models import DEFAULT_MODEL, ModelFiles, fingerprint
+from ..pairs import Datasets, STSSet
 from ..progress import progress_bar
 from ..provenance import made_by
-from .examples import ONLY_ALIKE, Pairs, class_count, digest, examples_of, read_pairs
+from .examples import ONLY_ALIKE, class_count, examples_of, read_pairs
 from .kinds import CrossEncoderKind, EncoderKind, Kind
 from .loop import best_epoch, run_epochs
 from .losses import CROSS_ENCODER_LOSSES, ENCODER_LOSSES
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 Method = Literal["full", "ladder", "linear"]
 METHODS = ("full", "ladder", "linear")
+SCALED = {"encoder": ("cosent", "mnrl", "cosent+mnrl"), "cross-encoder": ("cosent",)}
+"""Losses with a lambda."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ class Training:
 
 
 def train_encoder(
-    pairs: Pairs,
+    pairs: Datasets,
     output: str | PathLike[str],
     *,
     model: str | PathLike[str] = DEFAULT_MODEL,
@@ -119,7 +121,7 @@ def train_encoder(
     epochs, batch_size, lr : optional
         AdamW, linear decay. By default 4, 32 and 2e-5; for side networks 10, 128 and 3e-4.
     seed : int, default=0
-        The same seed on the same machine with the same number of threads gives the same model.
+        The same seed on the same machine with the same number of threads and precision gives the same model.
     warmup : float, default=0.1
         Share of the steps in which the learning rate rises from 0.
     max_length : int, optional
@@ -163,7 +165,7 @@ def train_encoder(
 
 
 def train_cross_encoder(
-    pairs: Pairs,
+    pairs: Datasets,
     output: str | PathLike[str],
     *,
     model: str | PathLike[str] = DEFAULT_MODEL,
@@ -242,6 +244,12 @@ class _Options:
             raise InputError(f"method={self.method!r}; expected one of {', '.join(METHODS)}")
         if self.method != "full" and self.loss != "cosent":
             raise InputError(f"method={self.method!r} with loss={self.loss!r}; side networks are trained with 'cosent'")
+        if self.method != "full" and self.precision == "bfloat16":
+            raise InputError(f"method={self.method!r} with precision='bfloat16'; side networks are trained in float32")
+        if self.scale is not None and self.loss not in SCALED[self.kind]:
+            raise InputError(
+                f"scale={self.scale:g} with loss={self.loss!r}; only {', '.join(SCALED[self.kind])} has one"
+            )
         for name, value, least in (
             ("epochs", self.epochs, 1),
             ("batch_size", self.batch_size, 2),
@@ -249,7 +257,7 @@ class _Options:
         ):
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32:
                 raise InputError(f"{name}={value!r}; expected a whole number from {least} on")
-        if not (np.isfinite(self.lr) and self.lr > 0):
+        if not 0 < self.lr <= 1e30:
             raise InputError(f"lr={self.lr!r}; expected a number above 0, such as 2e-5")
         if not 0 <= self.warmup < 1:
             raise InputError(f"warmup={self.warmup!r}; expected a share of the steps, from 0 to below 1")
@@ -262,7 +270,7 @@ class _Options:
 def _train(
     options: _Options,
     make_kind: Callable[..., Kind],
-    pairs: Pairs,
+    pairs: Datasets,
     output: str | PathLike[str],
     dev: str | PathLike[str] | STSSet | None,
     data: str | PathLike[str] | None,
@@ -281,14 +289,19 @@ def _train(
     if leaks:
         said = "%d of %d dev pairs are also trained on: the dev scores look better than they are"
         logger.warning(said, leaks, len(dev_set or ()))
-    files = locate(options.model)
-    logger.info("training from %s (%s)", files.name, files.source)
-    settings = asdict(options) | {
-        "model": files.name,
-        "fingerprint": fingerprint(files.folder),
-        "train": [_about(pairs) for pairs in sets],
-        "dev": None if dev_set is None else _about(dev_set),
-    }
+    files = find_model(options.model)
+    if not isinstance(files, ModelFiles):
+        raise InputError(f"model={options.model!r} has no weights to train; expected a folder, a package or a hub name")
+    settings = (
+        asdict(options)
+        | ({} if options.method == "full" else {"warmup": None})
+        | {
+            "model": files.name,
+            "fingerprint": fingerprint(files.folder),
+            "train": [_about(pairs) for pairs in sets],
+            "dev": None if dev_set is None else _about(dev_set),
+        }
+    )
     run = RunFolder(Path(output))
     with run.opened(settings, fresh), quiet_transformers():
         torch.manual_seed(options.seed)
@@ -354,7 +367,7 @@ def _about(pairs: STSSet) -> dict[str, Any]:
         "name": pairs.name,
         "pairs": len(pairs),
         "labels": f"{low:g} to {high:g}, {len(np.unique(pairs.scores))} different",
-        "digest": digest(pairs),
+        "digest": pairs.digest[:16],
     }
 
 
