@@ -160,6 +160,7 @@ def trained(run: Run, place: Path) -> dict[str, Any]:
     training = train_it(
         train, output, model=start_folder(run.start, place), dev=dev, loss=run.loss, scale=run.scale, epochs=run.epochs,
         batch_size=run.batch_size, lr=run.lr, seed=run.seed, fresh=True,
+        precision="bfloat16" if run.method == "full" else "float32",
     )  # fmt: skip
     report = evaluate_sts(str(output), tests, resamples=0)
     shutil.rmtree(output)
