@@ -210,7 +210,7 @@ def training_table(kinds: tuple[str, ...], data: tuple[str, ...]) -> str:
         dev = [over_seeds([run["dev"][0] for run in runs]), over_seeds([max(run["dev"]) for run in runs])]
         test = [over_seeds([run["test"][test] for run in runs if test in run["test"]]) for test in tests]
         rows.append([*what, *dev, *test, str(len(runs))])
-    return markdown(rows)
+    return markdown(rows) if len(rows) > 1 else "Not run yet."
 
 
 def training_side() -> str:
@@ -255,6 +255,15 @@ def training_side() -> str:
     return markdown(rows)
 
 
+def reranker() -> str:
+    """nDCG@10 of the bi-encoder's first hits as they are, reranked, and by both scores."""
+    rows = [["set", "queries", "bi-encoder", "cross-encoder", "sum"]]
+    kinds = ("bi-encoder", "cross-encoder", "sum")
+    for row in result("reranker")["rows"]:
+        rows.append([row["set"], str(row["queries"]), *(f"{row[kind]:.2f}" for kind in kinds)])
+    return markdown(rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "retrieval-default": retrieval_default,
     "retrieval-ndcg": lambda: retrieval_all("nDCG@10"),
@@ -267,6 +276,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "training-english": lambda: training_table(("encoder",), ("stsb-en",)),
     "training-chinese": lambda: training_table(("encoder", "cross-encoder"), ("stsb-zh", "atec-4k", "pawsx-zh")),
     "training-side": training_side,
+    "reranker": reranker,
     "training-cross": lambda: training_table(("cross-encoder",), ("stsb-en",)),
 }
 
