@@ -21,12 +21,22 @@ def _shared(losses: list[str], epochs: str, batch_size: str, lr: str) -> Callabl
         click.option("--dev", metavar="DATA", help="Pairs whose Spearman chooses the epoch that is kept."),
         click.option("--loss", type=click.Choice(losses), default="cosent", show_default=True),
         click.option("--scale", type=float, help="The loss's lambda.  [default: the loss's own]"),
-        click.option("--epochs", type=int, help=f"Times that all pairs are seen.  [default: {epochs}]"),
-        click.option("--batch-size", type=int, help=f"Pairs in a step.  [default: {batch_size}]"),
-        click.option("--lr", type=float, help=f"Highest learning rate.  [default: {lr}]"),
+        click.option(
+            "--epochs", type=click.IntRange(min=1), help=f"Times that all pairs are seen.  [default: {epochs}]"
+        ),
+        click.option("--batch-size", type=click.IntRange(min=2), help=f"Pairs in a step.  [default: {batch_size}]"),
+        click.option(
+            "--lr", type=click.FloatRange(min=0, min_open=True), help=f"Highest learning rate.  [default: {lr}]"
+        ),
         click.option("--warmup", type=float, default=0.1, show_default=True, help="Share of the steps it rises in."),
         click.option("--max-length", type=int, help="Tokens read of a text.  [default: the model's own limit]"),
-        click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same model."),
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="The same seed gives the same model.",
+        ),
         click.option(
             "--precision",
             type=click.Choice(["auto", "float32", "bfloat16"]),

@@ -159,7 +159,7 @@ def load_sts(
             if found:
                 return found
             raise CorpusError(str(place), 0, f"no {split}.tsv (or .csv, .jsonl) in it or in a folder of it")
-    hint = "" if root else "; set data=FOLDER or RETRIEVAL_DATA to look names up there"
+    hint = "" if root else "; names are looked up in --data FOLDER (data=FOLDER) or RETRIEVAL_DATA"
     raise CorpusError(str(source), 0, f"no such file, folder or set; looked at {', '.join(map(str, places))}{hint}")
 
 

@@ -259,6 +259,7 @@ def test_a_side_network_learns_and_its_folder_is_plain(tiny: str, tmp_path: Path
     plain = SentenceTransformer(str(tmp_path / "model"), device="cpu")
     for model in (plain, str(tmp_path / "model")):
         assert evaluate_sts(model, DEV)["made-dev"].spearman == pytest.approx(max(after), abs=5e-3)
+    assert result.settings["scale"] > 0
     assert f"| method | {method} |" in (tmp_path / "model" / "README.md").read_text()
     again = train_encoder(TRAIN, tmp_path / "again", **quick)
     assert [epoch.dev_spearman for epoch in again.epochs] == [epoch.dev_spearman for epoch in result.epochs]
@@ -416,7 +417,7 @@ def test_what_cannot_be_dev_pairs(tiny: str, tmp_path: Path) -> None:
 
 def test_an_output_that_exists_is_left_alone(tiny: str, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    with pytest.raises(InputError, match="model exists; remove it or name another folder"):
+    with pytest.raises(InputError, match="model' exists; remove it or name another folder"):
         train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK)
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]
     with pytest.raises(InputError, match="the folder of .* is not there; make it first"):
@@ -600,6 +601,6 @@ def test_what_a_finished_training_left_is_cleared(tiny: str, tmp_path: Path, mon
         patch.setattr(run_folder, "sync_folder", lambda place: killed(place) if place == tmp_path else None)
         train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK)
     assert (tmp_path / "model").is_dir() and (tmp_path / "model.training").is_dir()
-    with pytest.raises(InputError, match="model exists"):
+    with pytest.raises(InputError, match="model' exists"):
         train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK)
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]

@@ -25,6 +25,10 @@ _HOMES = {
 __all__ = ["CoSENTLoss", "CrossEncoderCoSENTLoss", "Training", "cosent_loss", "train_cross_encoder", "train_encoder"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"retrieval.train.{_HOMES[name]}"), name)

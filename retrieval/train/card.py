@@ -48,7 +48,7 @@ from sentence_transformers import {example.split("(")[0]}
 
 ## Data
 
-| set | pairs | labels | SHA-256 |
+| set | pairs | labels | SHA-256 of pairs and labels (first 16 digits) |
 |---|---|---|---|
 {_rows([s["name"], s["pairs"], s["labels"], s["digest"]] for s in [*settings["train"], *([dev] if dev else [])])}
 
@@ -67,8 +67,16 @@ from sentence_transformers import {example.split("(")[0]}
 |---|---|---|---|
 {_rows(_epoch(epoch, training.best_epoch) for epoch in training.epochs)}
 
-Versions: {", ".join(f"{key} {value}" for key, value in training.made_by.items())}.
+{_worse(training)}Versions: {", ".join(f"{key} {value}" for key, value in training.made_by.items())}.
 """
+
+
+def _worse(training: Training) -> str:
+    scores = {epoch.number: epoch.dev_spearman for epoch in training.epochs}
+    before, after = scores.get(0), scores[training.best_epoch]
+    if before is None or after is None or after >= before:
+        return ""
+    return "**On the dev pairs the model that it was trained from is better.**\n\n"
 
 
 def _rows(cells: Iterable[Iterable[object]]) -> str:

@@ -76,6 +76,9 @@ def run_epochs(
     if found is not None:
         _load_own_weights(kind, loss, found[0])
         logger.info("going on after step %s of an interrupted training", found[0].name.removeprefix("checkpoint-"))
+        for epoch in progress.epochs:
+            if epoch.dev_spearman is not None:
+                logger.info("so far: epoch %d, dev Spearman %.2f", epoch.number, 100 * epoch.dev_spearman)
     elif dev is not None and kind.trained_before:
         before = watch.dev_spearman()
         progress.epochs.append(Epoch(number=0, dev_spearman=before))
@@ -192,7 +195,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         if is_best := best_epoch(progress.epochs) is done:
             self.folder.keep_best(self.kind.save)
         progress.loss_sum, progress.steps, progress.seconds = 0.0, 0, 0.0
-        told = "" if spearman is None else f", dev Spearman {100 * spearman:.2f}{' (best)' if is_best else ''}"
+        told = "" if spearman is None else f", dev Spearman {100 * spearman:.2f}{' (best so far)' if is_best else ''}"
         logger.info("epoch %d of %d: loss %.4f%s, %.0f s", done.number, self.epochs, done.loss, told, done.seconds)
         self.last_clock = time.monotonic()
         control.should_save = True

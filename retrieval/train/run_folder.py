@@ -81,6 +81,20 @@ class RunFolder:
             raise InputError(f"the output {str(output)!r} has no name of its own; name a new folder for the model")
         self.output, self.path = output, output.with_name(output.name + ".training")
 
+    def check_output(self) -> None:
+        """Nothing, if the output can be made.
+
+        Raises
+        ------
+        InputError
+            If it exists, or the folder that it is to be in does not.
+        """
+        if self.output.exists() or self.output.is_symlink():
+            self._clear_if_done()
+            raise InputError(f"{str(self.output)!r} exists; remove it or name another folder for the model")
+        if not self.output.absolute().parent.is_dir():
+            raise InputError(f"the folder of {str(self.output)!r} is not there; make it first")
+
     @contextmanager
     def opened(self, settings: Mapping[str, Any], fresh: bool) -> Iterator[RunFolder]:
         """Hold the folder, made or found again, for one process.
@@ -92,11 +106,7 @@ class RunFolder:
         IndexLockedError
             If another process trains this model.
         """
-        if self.output.exists() or self.output.is_symlink():
-            self._clear_if_done()
-            raise InputError(f"{self.output} exists; remove it or name another folder for the model")
-        if not self.output.absolute().parent.is_dir():
-            raise InputError(f"the folder of {str(self.output)!r} is not there; make it first")
+        self.check_output()
         self.path.mkdir(exist_ok=True)
         with write_lock(self.path):
             if fresh:

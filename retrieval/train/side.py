@@ -34,7 +34,7 @@ def run_side(
     lr: float,
     seed: int,
     progress: bool,
-) -> list[Epoch]:
+) -> tuple[list[Epoch], float]:
     """Train a side network to the end; the encoder with the best one is in the folder.
 
     Features that an interrupted run has computed are not computed again. See `fit_side` for what is not said here.
@@ -43,6 +43,8 @@ def run_side(
     -------
     list of Epoch
         Number 0 is the frozen model; its seconds are those of the features.
+    float
+        CoSENT's lambda.
 
     Raises
     ------
@@ -58,6 +60,7 @@ def run_side(
         )
     clock = time.monotonic()
     logger.info("features of %d texts in all layers, %.0f s", len(row), clock - start)
+    logger.info("%d pairs, %d steps of %d", len(pairs), epochs * -(-len(pairs) // batch_size), batch_size)
     done: list[Epoch] = []
 
     def on_epoch(number: int, network: SideNetwork) -> float | None:
@@ -65,8 +68,11 @@ def run_side(
         seconds = time.monotonic() - clock if number else clock - start
         score = None if dev is None else _spearman(network, features, row, dev)
         done.append(Epoch(number=number, dev_spearman=score, seconds=seconds))
-        told = "" if score is None else f": dev Spearman {100 * score:.2f}"
-        logger.info("epoch %d of %d%s, %.1f s", number, epochs, told, seconds)
+        told = "" if score is None else f"dev Spearman {100 * score:.2f}, "
+        if number:
+            logger.info("epoch %d of %d: %s%.1f s", number, epochs, told, seconds)
+        elif score is not None:
+            logger.info("before training: dev Spearman %.2f", 100 * score)
         clock = time.monotonic()
         return score if number else None
 
@@ -75,9 +81,9 @@ def run_side(
         features, first, second, pairs.scores, kind=method, scale=scale, epochs=epochs, batch_size=batch_size, lr=lr,
         seed=seed, on_epoch=on_epoch,
     )  # fmt: skip
-    logger.info("lambda %.2f", network.scale)
+    logger.info("the lambda of CoSENT, from the spread of the pairs' cosines, was %.2f", network.scale)
     folder.keep_best(lambda path: save_side(kind.model, network, path))
-    return done
+    return done, network.scale
 
 
 def _spearman(network: SideNetwork, features: NDArray[Any], row: dict[str, int], pairs: STSSet) -> float:

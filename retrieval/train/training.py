@@ -27,7 +27,7 @@ from ..provenance import made_by
 from .examples import ONLY_ALIKE, class_count, examples_of, read_pairs
 from .kinds import CrossEncoderKind, EncoderKind, Kind
 from .loop import best_epoch, run_epochs
-from .losses import CROSS_ENCODER_LOSSES, ENCODER_LOSSES
+from .losses import CROSS_ENCODER_LOSSES, CROSS_ENCODER_SCALE, ENCODER_LOSSES, ENCODER_SCALE
 from .precision import Precision, choose_precision
 from .run_folder import Epoch, RunFolder
 from .side import run_side
@@ -278,6 +278,8 @@ def _train(
     progress: bool,
 ) -> Training:
     _check_installed()
+    run = RunFolder(Path(output))
+    run.check_output()
     sets = read_pairs(pairs, "train", data)
     dev_set = None if dev is None else _one(read_pairs(dev, "dev", data))
     examples = examples_of(sets, options.loss)
@@ -286,6 +288,8 @@ def _train(
             f"method={options.method!r} with {len(sets)} sets of pairs; expected one (labels are compared)"
         )
     leaks = 0 if dev_set is None else len(dev_set) - len(dev_set.without(*sets))
+    if dev_set is None:
+        logger.info("no dev pairs: the last epoch will be kept, unmeasured")
     if leaks:
         said = "%d of %d dev pairs are also trained on: the dev scores look better than they are"
         logger.warning(said, leaks, len(dev_set or ()))
@@ -298,17 +302,17 @@ def _train(
         | {
             "model": files.name,
             "fingerprint": fingerprint(files.folder),
+            "scale": _scale(options),
             "train": [_about(pairs) for pairs in sets],
             "dev": None if dev_set is None else _about(dev_set),
         }
     )
-    run = RunFolder(Path(output))
     with run.opened(settings, fresh), quiet_transformers():
         torch.manual_seed(options.seed)
         kind = make_kind(files, options.max_length)
         if isinstance(kind, EncoderKind) and options.method != "full":
             precision: Precision = "float32"
-            epochs = run_side(
+            epochs, settings["scale"] = run_side(
                 kind, sets[0], dev_set, run, method=options.method, scale=options.scale, epochs=options.epochs,
                 batch_size=options.batch_size, lr=options.lr, seed=options.seed, progress=progress,
             )  # fmt: skip
@@ -348,9 +352,12 @@ def _full(
 def _check_installed() -> None:
     from importlib.util import find_spec
 
-    for name in ("accelerate", "datasets"):
-        if find_spec(name) is None:
-            raise MissingPackageError(f"training needs the package {name}: pip install 'sentence-retrieval[train]'")
+    missing = [name for name in ("accelerate", "datasets") if find_spec(name) is None]
+    if missing:
+        raise MissingPackageError(
+            f"training needs the extra 'train' ({' and '.join(missing)} missing): "
+            "pip install -c constraints.txt '.[train]' in a clone of the project"
+        )
 
 
 def _one(sets: list[STSSet]) -> STSSet:
@@ -359,6 +366,13 @@ def _one(sets: list[STSSet]) -> STSSet:
     if len(sets[0]) < 2 or np.ptp(sets[0].scores) == 0:
         raise InputError(f"all {len(sets[0])} dev labels are the same; expected different ones to correlate with")
     return sets[0]
+
+
+def _scale(options: _Options) -> float | None:
+    """The lambda in use, as far as it is known before."""
+    if options.scale is not None or options.method != "full" or options.loss not in SCALED[options.kind]:
+        return options.scale
+    return ENCODER_SCALE if options.kind == "encoder" else CROSS_ENCODER_SCALE
 
 
 def _about(pairs: STSSet) -> dict[str, Any]:
@@ -384,5 +398,8 @@ def _precision(options: _Options, kind: Kind, loss: torch.nn.Module, examples: d
 def _tell_if_worse(epochs: list[Epoch], best: Epoch) -> None:
     before = next((epoch.dev_spearman for epoch in epochs if epoch.number == 0), None)
     if before is not None and best.dev_spearman is not None and best.dev_spearman < before:
-        said = "no epoch is as good on the dev pairs as the model was before (%.2f, now %.2f); try other settings"
+        said = (
+            "no epoch is as good on the dev pairs as the model was before (%.2f, now %.2f): better use that, or try "
+            "a lower learning rate, more pairs or another method"
+        )
         logger.warning(said, 100 * before, 100 * best.dev_spearman)
