@@ -259,7 +259,7 @@ def test_a_side_network_learns_and_its_folder_is_plain(tiny: str, tmp_path: Path
     plain = SentenceTransformer(str(tmp_path / "model"), device="cpu")
     for model in (plain, str(tmp_path / "model")):
         assert evaluate_sts(model, DEV)["made-dev"].spearman == pytest.approx(max(after), abs=5e-3)
-    assert result.settings["scale"] > 0
+    assert result.scale is not None and result.scale > 0
     assert f"| method | {method} |" in (tmp_path / "model" / "README.md").read_text()
     again = train_encoder(TRAIN, tmp_path / "again", **quick)
     assert [epoch.dev_spearman for epoch in again.epochs] == [epoch.dev_spearman for epoch in result.epochs]
@@ -604,3 +604,12 @@ def test_what_a_finished_training_left_is_cleared(tiny: str, tmp_path: Path, mon
     with pytest.raises(InputError, match="model' exists"):
         train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK)
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]
+
+
+def test_the_command_line_offers_the_losses_that_there_are() -> None:
+    from retrieval.cli_train import train
+    from retrieval.train.losses import CROSS_ENCODER_LOSSES, ENCODER_LOSSES
+
+    for kind, losses in (("encoder", ENCODER_LOSSES), ("cross-encoder", CROSS_ENCODER_LOSSES)):
+        (option,) = (option for option in train.commands[kind].params if option.name == "loss")
+        assert list(option.type.choices) == list(losses)  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ EXAMPLES = {
         'CrossEncoder("{name}").predict([("a text", "another")])  # raw logits, higher is more alike',
     ),
 }
-SHOWN = ("method", "loss", "scale", "epochs", "batch_size", "lr", "warmup", "max_length", "seed")
+SHOWN = ("method", "loss", "epochs", "batch_size", "lr", "warmup", "max_length", "seed")
 
 
 def card(training: Training) -> str:
@@ -59,7 +59,7 @@ from sentence_transformers import {example.split("(")[0]}
 | | |
 |---|---|
 {_rows([key.replace("_", " "), settings[key]] for key in SHOWN if settings[key] is not None)}
-{_rows([["precision", training.precision]])}
+{_rows([["scale", training.scale], ["precision", training.precision]])}
 
 ## Epochs
 

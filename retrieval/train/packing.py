@@ -10,7 +10,7 @@ from torch import Tensor
 
 Forward = Callable[..., dict[str, Any]]
 GROUP = 16
-"""Texts in a group. A batch of short texts has one long one often; with 64 texts a step takes about 2/3 of the time."""
+"""Texts in a group. A batch of short texts has one long one often."""
 RESULTS = ("sentence_embedding", "scores")
 
 

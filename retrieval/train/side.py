@@ -81,7 +81,8 @@ def run_side(
         features, first, second, pairs.scores, kind=method, scale=scale, epochs=epochs, batch_size=batch_size, lr=lr,
         seed=seed, on_epoch=on_epoch,
     )  # fmt: skip
-    logger.info("the lambda of CoSENT, from the spread of the pairs' cosines, was %.2f", network.scale)
+    if scale is None:
+        logger.info("the lambda of CoSENT, from the spread of the pairs' cosines, was %.2f", network.scale)
     folder.keep_best(lambda path: save_side(kind.model, network, path))
     return done, network.scale
 

@@ -50,6 +50,8 @@ class Training:
         The model's folder; plain sentence-transformers loads it.
     settings : dict
         What was asked for: kind, model, data with digests, loss, epochs, ...
+    scale : float or None
+        The loss's lambda in use, if it has one.
     precision : {"float32", "bfloat16"}
         What it was trained in; the weights are float32 either way.
     epochs : tuple of Epoch
@@ -64,6 +66,7 @@ class Training:
 
     path: Path
     settings: dict[str, Any]
+    scale: float | None
     precision: Precision
     epochs: tuple[Epoch, ...]
     best_epoch: int
@@ -302,7 +305,6 @@ def _train(
         | {
             "model": files.name,
             "fingerprint": fingerprint(files.folder),
-            "scale": _scale(options),
             "train": [_about(pairs) for pairs in sets],
             "dev": None if dev_set is None else _about(dev_set),
         }
@@ -310,18 +312,20 @@ def _train(
     with run.opened(settings, fresh), quiet_transformers():
         torch.manual_seed(options.seed)
         kind = make_kind(files, options.max_length)
+        scale: float | None
         if isinstance(kind, EncoderKind) and options.method != "full":
             precision: Precision = "float32"
-            epochs, settings["scale"] = run_side(
+            epochs, scale = run_side(
                 kind, sets[0], dev_set, run, method=options.method, scale=options.scale, epochs=options.epochs,
                 batch_size=options.batch_size, lr=options.lr, seed=options.seed, progress=progress,
             )  # fmt: skip
         else:
             precision, epochs = _full(options, kind, sets, examples, dev_set, run, progress)
+            scale = _scale(options)
         best = best_epoch(epochs)
         training = Training(
-            path=Path(output), settings=settings, precision=precision, epochs=tuple(epochs), best_epoch=best.number,
-            leaked=leaks, made_by=made_by(),
+            path=Path(output), settings=settings, scale=scale, precision=precision, epochs=tuple(epochs),
+            best_epoch=best.number, leaked=leaks, made_by=made_by(),
         )  # fmt: skip
         _tell_if_worse(epochs, best)
         from .card import card, record
@@ -369,8 +373,8 @@ def _one(sets: list[STSSet]) -> STSSet:
 
 
 def _scale(options: _Options) -> float | None:
-    """The lambda in use, as far as it is known before."""
-    if options.scale is not None or options.method != "full" or options.loss not in SCALED[options.kind]:
+    """The lambda in full training."""
+    if options.scale is not None or options.loss not in SCALED[options.kind]:
         return options.scale
     return ENCODER_SCALE if options.kind == "encoder" else CROSS_ENCODER_SCALE
 
