@@ -274,7 +274,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "drift": drift,
     "torture": torture,
     "training-english": lambda: training_table(("encoder",), ("stsb-en",)),
-    "training-chinese": lambda: training_table(("encoder", "cross-encoder"), ("stsb-zh", "atec-4k", "pawsx-zh")),
+    "training-chinese": lambda: training_table(("encoder", "cross-encoder"), ("stsb-zh-2k", "atec-2k", "pawsx-zh")),
     "training-side": training_side,
     "reranker": reranker,
     "training-cross": lambda: training_table(("cross-encoder",), ("stsb-en",)),

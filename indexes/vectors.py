@@ -97,7 +97,9 @@ class VectorIndex:
         self.n, self.dim = int(index.ntotal), int(index.d)
 
     @classmethod
-    def build(cls, factory: str, dim: int, sample: Callable[[], Float32], batches: Iterable[Float32]) -> VectorIndex:
+    def build(
+        cls, factory: str, dim: int, sample: Callable[[], Float32], batches: Iterable[Float32], *, unit: bool = True
+    ) -> VectorIndex:
         """Train on a sample if need be, then add every batch in order.
 
         Parameters
@@ -110,6 +112,9 @@ class VectorIndex:
             for structures that need training.
         batches : iterable of ndarray of shape (b, dim), float32
             Unit rows. The same batches give the same bytes.
+        unit : bool, default=True
+            Whether a row of another length than one is refused. Rows of any length must be finite, and their index
+            is for inner products alone.
 
         Raises
         ------
@@ -122,8 +127,9 @@ class VectorIndex:
         """
         index = check_factory(factory, dim)
         _tune(index)
+        check = check_unit if unit else check_finite
         if not index.is_trained:
-            rows = check_unit(sample(), dim)
+            rows = check(sample(), dim)
             try:
                 index.train(rows)
             except RuntimeError as error:
@@ -133,7 +139,7 @@ class VectorIndex:
                 ) from error
         try:
             for batch in batches:
-                index.add(check_unit(batch, dim))
+                index.add(check(batch, dim))
         except RuntimeError as error:
             raise InputError(f"index={factory!r} cannot take rows: {_reason(error)}; try Flat") from error
         return cls(index)
@@ -354,10 +360,7 @@ def check_unit(rows: Float32, dim: int) -> Float32:
     VectorError
         If the shape is another one, or a row is not finite or not of length one.
     """
-    if rows.ndim != 2 or rows.shape[1] != dim:
-        raise VectorError(f"vectors have shape {rows.shape}, but this index holds dim {dim}; expected (n, {dim})")
-    if rows.dtype.kind not in "fiub":
-        raise VectorError(f"vectors have dtype {rows.dtype}; expected float32")
+    _check_shape(rows, dim)
     lengths = np.einsum("nd,nd->n", rows, rows)
     bad = ~(np.abs(lengths - 1.0) < 1e-3)  # NaN too
     if bad.any():
@@ -365,6 +368,28 @@ def check_unit(rows: Float32, dim: int) -> Float32:
             f"vector {int(bad.argmax())} has squared length {lengths[bad.argmax()]}; expected unit rows (length 1)"
         )
     return np.ascontiguousarray(rows, dtype=np.float32)
+
+
+def check_finite(rows: Float32, dim: int) -> Float32:
+    """As `check_unit`, for rows of any length.
+
+    Raises
+    ------
+    VectorError
+        If the shape is another one, or a row is not finite.
+    """
+    _check_shape(rows, dim)
+    bad = ~np.isfinite(rows).all(axis=1)
+    if bad.any():
+        raise VectorError(f"vector {int(bad.argmax())} holds a number that is not finite")
+    return np.ascontiguousarray(rows, dtype=np.float32)
+
+
+def _check_shape(rows: Float32, dim: int) -> None:
+    if rows.ndim != 2 or rows.shape[1] != dim:
+        raise VectorError(f"vectors have shape {rows.shape}, but this index holds dim {dim}; expected (n, {dim})")
+    if rows.dtype.kind not in "fiub":
+        raise VectorError(f"vectors have dtype {rows.dtype}; expected float32")
 
 
 def _faiss() -> Any:

@@ -1,0 +1,246 @@
+"""Columns in which the scores of any query are nearly linear: vectors of the items, and scores of anchor queries.
+
+    vectors     an encoder's (n, d): no call of the cross-encoder is needed for them        (AXN, arXiv 2405.03651)
+    anchors     what some anchor queries score, (n, k_q): k_q n calls, made once            (ANNCUR, ADACUR)
+
+Both may stand side by side, each scaled so that its rows have length one in the mean. A query's vector gives prior
+directions: its product with the vectors, and the anchors' scores mixed as the query resembles them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.choice import FLAT_COMPONENTS
+from indexes.errors import InputError
+from indexes.vectors import VectorIndex
+
+from .fit import Float64
+from .greedy import greedy_rows
+
+Array = NDArray[np.floating]
+Bool = NDArray[np.bool_]
+Int64 = NDArray[np.int64]
+
+SAMPLE = 2048
+"""Rows, evenly spaced, that spreads are measured on and landmarks are chosen from."""
+
+LIKENESS_RIDGE = 0.1
+"""Ridge of the regression of a query's vector on those of the anchor queries."""
+
+QUERIES_AT_ONCE = 16
+
+
+class Basis:
+    """The columns of n items.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n, d), float, optional
+    anchors : ndarray of shape (n, k_q), float, optional
+        Raw scores of each item with k_q anchor queries.
+    anchor_vectors : ndarray of shape (k_q, d), float, optional
+        The anchor queries' own vectors: with them the anchors' scores say something of a query before any call.
+    index : bool, optional
+        Whether the best rows are found by an inverted file, which costs its training once. By default it is so from
+        the size on where looking at all rows takes more than some milliseconds.
+
+    Raises
+    ------
+    InputError
+        If neither is given, or shapes do not fit, or a number is not finite.
+
+    Attributes
+    ----------
+    n, dim : int
+    """
+
+    def __init__(
+        self,
+        vectors: Array | None = None,
+        anchors: Array | None = None,
+        anchor_vectors: Array | None = None,
+        *,
+        index: bool | None = None,
+    ) -> None:
+        self._blocks: list[_Block] = []
+        self._vectors = None if vectors is None else self._block("vectors", vectors)
+        self._anchors = None if anchors is None else self._block("anchors", anchors)
+        if not self._blocks:
+            raise InputError("a basis has no columns; expected vectors, anchors or both")
+        self._likeness = None if anchor_vectors is None else self._likeness_of(anchor_vectors)
+        self.dim = sum(block.dim for block in self._blocks)
+        self._sample = self.rows(np.unique(np.linspace(0, self.n - 1, min(SAMPLE, self.n)).astype(np.int64)))
+        self._index = self._inverted_file() if _large(index, self.n, self.dim) else None
+        self._landmarks = np.empty(0, np.int64)
+
+    @property
+    def n(self) -> int:
+        """Number of items."""
+        return len(self._blocks[0].values)
+
+    def rows(self, positions: Int64) -> Float64:
+        """The columns of some items, of shape (m, dim)."""
+        return np.hstack([block.rows(positions) for block in self._blocks])
+
+    def directions(self, query_vector: Array | None) -> Float64:
+        """What is expected of a query before any call: weights of shape (dim, f), scaled to scores of unit spread.
+
+        Parameters
+        ----------
+        query_vector : ndarray of shape (d,), float, or None
+            None expects nothing: f is 0.
+
+        Raises
+        ------
+        InputError
+            If its shape is not that of the vectors, or a number is not finite.
+        """
+        if query_vector is None:
+            return np.empty((self.dim, 0))
+        query = np.asarray(query_vector, np.float64)
+        found = []
+        if self._vectors is not None:
+            if query.shape != (self._vectors.dim,) or not np.isfinite(query).all():
+                raise InputError(
+                    f"query_vector has shape {query.shape}; expected ({self._vectors.dim},), all of it finite"
+                )
+            found.append(self._placed(self._vectors, query))
+        if self._likeness is not None:
+            assert self._anchors is not None
+            found.append(self._placed(self._anchors, self._likeness @ query))
+        columns = np.stack(found, axis=1) if found else np.empty((self.dim, 0))
+        spread = (self._sample @ columns).std(axis=0)
+        return np.asarray(columns[:, spread > 0] / spread[spread > 0])
+
+    def best(self, weights: Float64, depth: Sequence[int], allowed: Bool | None = None) -> list[Int64]:
+        """The items with the largest predictions, best first.
+
+        Parameters
+        ----------
+        weights : ndarray of shape (q, dim), float64
+        depth : sequence of q int
+            How many items for each query.
+        allowed : ndarray of shape (n,), bool, optional
+            Only these.
+
+        Returns
+        -------
+        list of q ndarray of shape (at most depth,), int64
+        """
+        if self._index is not None:
+            return self._by_index(weights, depth, allowed)
+        found = []
+        for start in range(0, len(weights), QUERIES_AT_ONCE):
+            part = weights[start : start + QUERIES_AT_ONCE]
+            predicted = sum(block.products(columns) for block, columns in self._columns_of(part))
+            for scores, k in zip(np.asarray(predicted).T, depth[start : start + len(part)], strict=True):
+                found.append(_largest(scores if allowed is None else np.where(allowed, scores, -np.inf), k))
+        return found
+
+    def landmarks(self, count: int) -> Int64:
+        """Items that stand for all others, the most telling first (`greedy_rows` over a sample of them)."""
+        if count > len(self._landmarks):
+            positions = np.linspace(0, self.n - 1, min(max(SAMPLE, count), self.n)).astype(np.int64)
+            positions = np.unique(positions)
+            self._landmarks = positions[greedy_rows(self.rows(positions), count)]
+        return self._landmarks[:count]
+
+    def _block(self, name: str, values: Array) -> _Block:
+        block = _Block(name, values)
+        if self._blocks and len(values) != self.n:
+            raise InputError(f"there are {self.n:,} vectors, but anchors of {len(values):,} items")
+        self._blocks.append(block)
+        return block
+
+    def _likeness_of(self, anchor_vectors: Array) -> Float64:
+        """The matrix that makes weights of the anchor queries from a query's vector, of shape (k_q, d)."""
+        vectors = np.asarray(anchor_vectors, np.float64)
+        if self._anchors is None or vectors.ndim != 2 or len(vectors) != self._anchors.dim:
+            raise InputError(
+                f"anchor_vectors have shape {vectors.shape}; expected one for each of "
+                f"{0 if self._anchors is None else self._anchors.dim} anchor queries"
+            )
+        kernel = vectors @ vectors.T
+        return np.linalg.solve(kernel + LIKENESS_RIDGE * np.eye(len(kernel)), vectors)
+
+    def _placed(self, block: _Block, weights: Float64) -> Float64:
+        """Weights of a block's own values as weights of all columns; what is constant over the items is left out."""
+        parts = [weights / one.scale if one is block else np.zeros(one.dim) for one in self._blocks]
+        return np.concatenate(parts)
+
+    def _columns_of(self, weights: Float64) -> list[tuple[_Block, Float64]]:
+        edges = np.cumsum([block.dim for block in self._blocks])[:-1]
+        return list(zip(self._blocks, np.split(weights, edges, axis=1), strict=True))
+
+    def _by_index(self, weights: Float64, depth: Sequence[int], allowed: Bool | None) -> list[Int64]:
+        assert self._index is not None
+        lengths = np.linalg.norm(weights, axis=1, keepdims=True)
+        unit = np.divide(weights, lengths, out=np.full_like(weights, self.dim**-0.5), where=lengths > 0)
+        _, positions = self._index.search(unit.astype(np.float32), max(depth), allowed=allowed)
+        return [row[row >= 0][:k] for row, k in zip(positions, depth, strict=True)]
+
+    def _inverted_file(self) -> VectorIndex:
+        lists = max(1, min(int(4 * self.n**0.5), self.n // 39))  # FAISS warns below 39 rows a list
+        training = np.linspace(0, self.n - 1, min(self.n, 64 * lists)).astype(np.int64)
+        steps = range(0, self.n, 8192)
+        return VectorIndex.build(
+            f"IVF{lists},SQ8",
+            self.dim,
+            lambda: self.rows(training).astype(np.float32),
+            (self.rows(np.arange(at, min(at + 8192, self.n))).astype(np.float32) for at in steps),
+            unit=False,
+        )
+
+
+class _Block:
+    """Some columns: values minus their mean, scaled to rows of length one in the mean."""
+
+    def __init__(self, name: str, values: Array) -> None:
+        if values.ndim != 2 or 0 in values.shape:
+            raise InputError(f"{name} have shape {values.shape}; expected (n, d), neither of them 0")
+        # float16 products are slow; vectors on disk (memory-mapped) stay there in any other type
+        self.values = values.astype(np.float32) if values.dtype == np.float16 else values
+        total, squares = np.zeros(values.shape[1]), 0.0
+        for start in range(0, len(values), 8192):
+            part = np.asarray(values[start : start + 8192], np.float64)
+            total += part.sum(axis=0)
+            squares += float(np.square(part).sum())
+        if not np.isfinite(squares):
+            raise InputError(f"{name} hold a number that is not finite")
+        self.mean = total / len(values)
+        variance = squares / len(values) - float(self.mean @ self.mean)
+        self.scale = variance**-0.5 if variance > 1e-12 * squares / len(values) else 1.0
+
+    @property
+    def dim(self) -> int:
+        """Number of columns."""
+        return int(self.values.shape[1])
+
+    def rows(self, positions: Int64) -> Float64:
+        """The scaled columns of some items."""
+        return (np.asarray(self.values[positions], np.float64) - self.mean) * self.scale
+
+    def products(self, weights: Float64) -> Array:
+        """Products of all items with weights (q, dim), of shape (n, q), up to a constant for each query."""
+        dtype = np.float64 if self.values.dtype == np.float64 else np.float32
+        return np.asarray(self.values @ (weights * self.scale).T.astype(dtype))
+
+
+def _large(index: bool | None, n: int, dim: int) -> bool:
+    return n * dim > 4 * FLAT_COMPONENTS if index is None else index
+
+
+def _largest(scores: Array, k: int) -> Int64:
+    """Positions of the k largest, best first, those of -inf left out; equal ones by position."""
+    k = min(k, len(scores))
+    if k == 0:
+        return np.empty(0, np.int64)
+    threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+    above, equal = np.flatnonzero(scores > threshold), np.flatnonzero(scores == threshold)
+    chosen = np.sort(np.concatenate([above, equal[: k - len(above)]]))
+    ordered: Int64 = chosen[np.argsort(-scores[chosen], kind="stable")]
+    return np.asarray(ordered[scores[ordered] > -np.inf])

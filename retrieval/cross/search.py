@@ -1,0 +1,329 @@
+"""The k items that a cross-encoder would rank first, under a budget of its calls.
+
+    round 1      the items that the bi-encoder, or the anchor queries like this one, would rank first: score them
+    rounds 2..   fit the scores made so far by the basis, predict all items, score the best that were not scored
+    at the end   the best of what was scored: every call is fit and candidate at once, no pair is scored twice
+
+With V the vectors this is AXN (Yadav et al. 2024, arXiv 2405.03651, algorithm 1), with anchors ADACUR (Yadav et al.
+2023, arXiv 2305.02996); one fit on fixed landmarks is ANNCUR (Yadav et al. 2022, arXiv 2210.12579). Over the papers:
+a ridge in the place of the pseudo-inverse, a bias, what the bi-encoder and the anchors expect as a prior, both bases
+side by side, and a guard that goes on as plain reranking where the fit knows no more than the bi-encoder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from indexes.errors import InputError
+
+from ..similarity import spearman
+from .basis import Array, Basis, Bool, Int64
+from .calls import Scorer, check_saturation, score_pairs
+from .fit import Fit, Float64, fit_scores
+
+Method = Literal["plain", "anchors", "adaptive"]
+
+PROBE = 8
+"""Calls that tell how long one takes, where the budget is a time."""
+
+FEWEST = 8
+"""Scores that a first fit is made of, and that the guard compares."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """An item that was scored.
+
+    Parameters
+    ----------
+    row : int
+    score : float
+        What the scorer gave.
+    predicted : float or None
+        What the fit expected before; None in the first round.
+    round : int
+        From 1.
+    """
+
+    row: int
+    score: float
+    predicted: float | None
+    round: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """How a search went.
+
+    Parameters
+    ----------
+    found : list of Found
+        All that was scored: score descending, then row.
+    rounds : int
+    fallbacks : int
+        Rounds in which the guard took the bi-encoder's order, for the fit predicted left-out scores no better.
+    """
+
+    found: list[Found]
+    rounds: int
+    fallbacks: int
+
+    @property
+    def calls(self) -> int:
+        """How often the scorer was asked."""
+        return len(self.found)
+
+
+class CrossEncoderSearch:
+    """Search for what a scorer would rank first, with a bounded number of calls.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n, d), Basis or None
+        Vectors of the items by the bi-encoder; a `Basis` holds them with anchors. None needs `anchors`.
+    scorer : callable
+        ``scorer(query, texts) -> scores``, raw and higher for better; with a method ``scores(queries, texts)`` the
+        pairs of several queries go in one call (`retrieval.scorer.CrossEncoderScorer` has it).
+    texts : sequence or callable, optional
+        The items' texts, or ``texts(rows) -> texts``; without it the scorer is given the rows themselves.
+    anchors, anchor_vectors : ndarray, optional
+        See `Basis`.
+    method : {"adaptive", "anchors", "plain"}, default="adaptive"
+        "plain" scores what the bi-encoder ranks first, "anchors" fits once on fixed landmarks (half of the budget),
+        "adaptive" goes in rounds.
+    budget : int, default=100
+        Most calls for one query.
+    rounds : int, default=5
+        Of the adaptive method.
+    ridge : float, optional
+        See `retrieval.cross.fit.fit_scores`.
+    guard : bool, default=True
+        Whether the bi-encoder's order is taken where the fit predicts left-out scores no better.
+
+    Raises
+    ------
+    InputError
+        If a value cannot be used.
+
+    Notes
+    -----
+    A round costs n dim multiplications for its predictions and m^3 for the fit of m scores. Where 100,000 items or
+    more make that too slow the basis finds its best rows by an inverted file.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> items, wish = rng.normal(size=(1000, 8)), rng.normal(size=8)
+    >>> def scorer(query, rows):  # stands for a cross-encoder; it has 30 calls, not 1,000
+    ...     return items[rows] @ wish
+    >>> search = CrossEncoderSearch(items, scorer, budget=30)
+    >>> hits = search.search("anything", query_vector=items[0], k=3)
+    >>> [row for row, score in hits] == np.argsort(-(items @ wish))[:3].tolist()
+    True
+    """
+
+    def __init__(
+        self,
+        vectors: Array | Basis | None,
+        scorer: Scorer,
+        *,
+        texts: Sequence[Any] | Callable[[Sequence[int]], Sequence[Any]] | None = None,
+        anchors: Array | None = None,
+        anchor_vectors: Array | None = None,
+        method: Method = "adaptive",
+        budget: int = 100,
+        rounds: int = 5,
+        ridge: float | None = None,
+        guard: bool = True,
+    ) -> None:
+        if method not in get_args(Method):
+            raise InputError(f"method={method!r}; expected one of {', '.join(get_args(Method))}")
+        for name, value in (("budget", budget), ("rounds", rounds)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise InputError(f"{name}={value!r}; expected a whole number of 1 or more")
+        if ridge is not None and not 0 <= ridge < np.inf:
+            raise InputError(f"ridge={ridge!r}; expected 0 or more")
+        if isinstance(vectors, Basis):
+            if anchors is not None or anchor_vectors is not None:
+                raise InputError("anchors are given beside a Basis; expected them in it")
+            self.basis = vectors
+        else:
+            self.basis = Basis(vectors, anchors, anchor_vectors)
+        if isinstance(texts, Sequence) and len(texts) != self.basis.n:
+            raise InputError(f"there are {len(texts):,} texts for {self.basis.n:,} items; expected one for each")
+        self.scorer, self.texts, self.method = scorer, texts, method
+        self.budget, self.rounds, self.ridge, self.guard = int(budget), int(rounds), ridge, guard
+
+    def search(
+        self, query: Any, *, query_vector: Array | None = None, k: int = 10, allowed: Bool | None = None
+    ) -> list[tuple[int, float]]:
+        """The best k of what was scored, as (row, score), best first.
+
+        Parameters
+        ----------
+        query : str, or whatever the scorer takes
+        query_vector : ndarray of shape (d,), optional
+            By the bi-encoder; "plain" needs it.
+        k : int, default=10
+        allowed : ndarray of shape (n,), bool, optional
+            Only these items may be found.
+
+        Raises
+        ------
+        InputError
+            If a value cannot be used, or the scorer's scores are not finite or saturated.
+        """
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise InputError(f"k={k!r}; expected the number of hits, 1 or more")
+        vectors = None if query_vector is None else np.asarray(query_vector)[None]
+        (trace,) = self.trace([query], vectors, allowed=allowed)
+        return [(one.row, one.score) for one in trace.found[:k]]
+
+    def trace(
+        self,
+        queries: Sequence[Any],
+        query_vectors: Array | None = None,
+        *,
+        allowed: Bool | None = None,
+        milliseconds: float | None = None,
+    ) -> list[Trace]:
+        """All that was scored for each of q queries, and how it came to it; the pairs of a round share batches.
+
+        Parameters
+        ----------
+        queries : sequence
+        query_vectors : ndarray of shape (q, d), optional
+        allowed : ndarray of shape (n,), bool, optional
+        milliseconds : float, optional
+            Calls stop where so much time a query would be spent; the budget holds besides.
+        """
+        if query_vectors is None and self.method == "plain":
+            raise InputError("method='plain' ranks by the bi-encoder; expected query_vector")
+        if query_vectors is not None and len(query_vectors) != len(queries):
+            raise InputError(f"{len(query_vectors)} query vectors for {len(queries)} queries; expected one for each")
+        if allowed is not None and np.shape(allowed) != (self.basis.n,):
+            raise InputError(f"allowed has shape {np.shape(allowed)}; expected ({self.basis.n},)")
+        if milliseconds is not None and not milliseconds > 0:
+            raise InputError(f"milliseconds={milliseconds!r}; expected more than 0")
+        able = self.basis.n if allowed is None else int(np.count_nonzero(allowed))
+        budget = min(self.budget, able)
+        vectors: Any = [None] * len(queries) if query_vectors is None else query_vectors
+        running = [
+            _Running(query, self.basis.directions(vector)) for query, vector in zip(queries, vectors, strict=True)
+        ]
+        started = time.perf_counter()
+        done, number = 0, 0
+        while done < budget and running:
+            number += 1
+            count = self._round_size(number, budget, done, milliseconds is not None)
+            picks = self._picks(running, number, count, allowed)
+            self._score(running, picks, number)
+            done += count
+            if milliseconds is not None:
+                spent = 1000 * (time.perf_counter() - started) / len(running)
+                budget = min(budget, int(done * milliseconds / spent))
+        return [one.trace(number) for one in running]
+
+    def _round_size(self, number: int, budget: int, done: int, timed: bool) -> int:
+        """Calls of this round for each query."""
+        if timed and number == 1:
+            return min(PROBE, budget)
+        if self.method == "plain":
+            return budget - done
+        if self.method == "anchors":
+            return max(1, budget // 2) if number == 1 else budget - done
+        if number == 1:
+            return min(budget, max(FEWEST, budget // self.rounds))
+        return -(-(budget - done) // max(1, self.rounds + 1 - number))
+
+    def _picks(self, running: list[_Running], number: int, count: int, allowed: Bool | None) -> list[_Picks]:
+        """What each query's next calls are spent on."""
+        if number == 1 and (self.method == "anchors" or not running[0].directions.shape[1]):
+            landmarks = self._landmarks(count, allowed)
+            return [_Picks(landmarks, None) for _ in running]
+        if self.method == "plain":
+            weights = [one.directions[:, 0] for one in running]
+            fits: list[Fit | None] = [None] * len(running)
+        elif number == 1:
+            weights, fits = [one.directions.sum(axis=1) for one in running], [None] * len(running)
+        else:
+            weights, fits = map(list, zip(*(self._fitted(one) for one in running), strict=True))
+        depths = [count + len(one.rows) for one in running]
+        best = self.basis.best(np.array(weights), depths, allowed)
+        picks = []
+        for one, fit, weight, found in zip(running, fits, weights, best, strict=True):
+            chosen = found[~np.isin(found, one.rows)][:count]
+            predicted = None if fit is None else self.basis.rows(chosen) @ weight + fit.bias
+            picks.append(_Picks(chosen, predicted))
+        return picks
+
+    def _fitted(self, one: _Running) -> tuple[Float64, Fit | None]:
+        """The weights that predict all items, and the fit that they are of; the bi-encoder's if the guard says so."""
+        rows, scores = self.basis.rows(np.array(one.rows)), np.array(one.scores)
+        prior = rows @ one.directions
+        fit = fit_scores(rows, prior, scores, self.ridge)
+        guarded = self.guard and one.directions.shape[1] > 0 and len(scores) >= FEWEST
+        if guarded and spearman(fit.left_out, scores) < spearman(prior[:, 0], scores):
+            one.fallbacks += 1
+            return one.directions[:, 0], None
+        return fit.weights + one.directions @ fit.prior, fit
+
+    def _landmarks(self, count: int, allowed: Bool | None) -> Int64:
+        if allowed is None:
+            return self.basis.landmarks(count)
+        able = np.flatnonzero(allowed)
+        return able[np.unique(np.linspace(0, len(able) - 1, count).astype(np.int64))]
+
+    def _score(self, running: list[_Running], picks: list[_Picks], number: int) -> None:
+        texts = [self._texts(pick.rows) for pick in picks]
+        scores = score_pairs(self.scorer, [one.query for one in running], texts)
+        for one, pick, some, of_query in zip(running, picks, texts, scores, strict=True):
+            one.add(pick, of_query, some, number)
+
+    def _texts(self, rows: Int64) -> Sequence[Any]:
+        if self.texts is None:
+            return [int(row) for row in rows]
+        if callable(self.texts):
+            return self.texts([int(row) for row in rows])
+        return [self.texts[int(row)] for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class _Picks:
+    rows: Int64
+    predicted: Float64 | None
+
+
+@dataclass(slots=True)
+class _Running:
+    """One query on its way."""
+
+    query: Any
+    directions: Float64
+    rows: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    predicted: list[float | None] = field(default_factory=list)
+    round_of: list[int] = field(default_factory=list)
+    texts: list[Any] = field(default_factory=list)
+    fallbacks: int = 0
+
+    def add(self, pick: _Picks, scores: Float64, texts: Sequence[Any], number: int) -> None:
+        self.rows += pick.rows.tolist()
+        self.scores += scores.tolist()
+        self.predicted += [None] * len(scores) if pick.predicted is None else pick.predicted.tolist()
+        self.round_of += [number] * len(scores)
+        self.texts += texts
+        check_saturation(np.array(self.scores), self.texts)
+
+    def trace(self, rounds: int) -> Trace:
+        found = [
+            Found(row=row, score=score, predicted=predicted, round=number)
+            for row, score, predicted, number in zip(self.rows, self.scores, self.predicted, self.round_of, strict=True)
+        ]
+        found.sort(key=lambda one: (-one.score, one.row))
+        return Trace(found=found, rounds=rounds, fallbacks=self.fallbacks)
