@@ -3,9 +3,10 @@
     python benchmarks/reranker.py train MODEL          from all-MiniLM-L6-v2, under 30 minutes on two cores
     python benchmarks/reranker.py measure MODEL        STS-B, and reranking collections that it has never seen
 
-Training: inference (SNLI), paraphrases (MRPC), questions that ask the same (StackFAQ, with the bi-encoder's nearest
-other questions as negatives) and STS-B together, then STS-B and as many of the questions again. Data: RETRIEVAL_SHARED,
-default ../shared. Writes benchmarks/results/reranker.json.
+A bi-encoder comes first: the start trained on STS-B. What it says of many pairs that nobody graded (sentences of STS-B,
+SNLI, MRPC and StackFAQ, near and far) is what the cross-encoder learns first, together with the start's own order of
+answers to medical questions (MedQuAD) and which answer is right; then people's grades of STS-B, and those answers
+again. Data: RETRIEVAL_SHARED, default ../shared. Writes benchmarks/results/reranker.json.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
 import ir_measures
@@ -26,7 +28,7 @@ from retrieval.corpora import read_corpus
 from retrieval.encoder import load_encoder
 from retrieval.moments import unit_rows
 from retrieval.scorer import CrossEncoderScorer
-from retrieval.train import train_cross_encoder
+from retrieval.train import train_cross_encoder, train_encoder
 
 PAIRS = SHARED / "data" / "pairs"
 MODEL = "all-MiniLM-L6-v2"
@@ -34,34 +36,56 @@ COLLECTIONS = ("med", "cranfield", "scifact", "xquad-en", "msmarco-dl19-5k", "np
 DEPTH, QUERIES = 50, 150
 
 
-def questions(hard: int, easy: int, seed: int = 0) -> STSSet:
-    """StackFAQ's pairs of questions that ask the same, 1, and for each some that do not, 0."""
-    (alike,) = load_sts(PAIRS / "para-stackfaq-en-pos.tsv")
-    texts = list(dict.fromkeys([*alike.sentences1, *alike.sentences2]))
-    row = {text: i for i, text in enumerate(texts)}
-    group = _groups([(row[a], row[b]) for a, b in zip(alike.sentences1, alike.sentences2, strict=True)], len(texts))
-    vectors = unit_rows(Remembering(load_encoder(MODEL)).encode(texts, "query").vectors)
+def silver(teacher: str, gold: STSSet, others: list[STSSet], held: set[str], size: int, seed: int) -> STSSet:
+    """Pairs of sentences, near and far, graded by a bi-encoder."""
     rng = np.random.default_rng(seed)
-    first, second, scores = list(alike.sentences1), list(alike.sentences2), [1.0] * len(alike)
-    for text in alike.sentences1:
-        nearest = np.argsort(-(vectors @ vectors[row[text]]), kind="stable")[:60]
-        others = [i for i in nearest if group[i] != group[row[text]]]
-        chosen = [*rng.choice(others[:20], hard, replace=False), *rng.integers(0, len(texts), easy)]
-        for i in chosen:
-            if group[i] != group[row[text]]:
-                first.append(text)
-                second.append(texts[i])
-                scores.append(0.0)
-    return STSSet(name="stackfaq", sentences1=tuple(first), sentences2=tuple(second), scores=np.array(scores))
+    core = _sentences([gold], held)
+    more = _sentences(others, held)
+    more = [more[i] for i in rng.permutation(len(more))[: 2 * len(core)]]
+    texts = core + more
+    vectors = unit_rows(load_encoder(teacher).encode(texts, "query").vectors)
+    first, second, scores = [], [], []
+    for row in rng.permutation(len(texts))[: size // 4]:
+        cosines = vectors @ vectors[row]
+        order = np.argsort(-cosines, kind="stable")[1:]
+        for low, high in ((0, 3), (3, 30), (30, 300), (300, len(order))):
+            other = order[rng.integers(low, high)]
+            first.append(texts[row])
+            second.append(texts[other])
+            scores.append(float(cosines[other]))
+    return STSSet(name="silver", sentences1=tuple(first), sentences2=tuple(second), scores=np.array(scores).round(4))
 
 
-def _groups(edges: list[tuple[int, int]], n: int) -> np.ndarray:
-    """The connected component of each of n nodes."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
+def answers(size: int, words: int, seed: int) -> STSSet:
+    """Questions and beginnings of answers: 1 for the right one, else the start's own cosine."""
+    rng = np.random.default_rng(seed)
+    judged = load_retrieval(RETRIEVAL / "medquad-qa")
+    asked = [query_id for query_id in judged.queries if judged.qrels.get(query_id)]
+    asked = [asked[i] for i in rng.permutation(len(asked))[: size // 4]]
+    right = {query_id: max(judged.qrels[query_id], key=judged.qrels[query_id].__getitem__) for query_id in asked}
+    wanted = set(right.values())
+    texts = {
+        str(record.document.doc_id): " ".join(record.document.text.split()[:words])
+        for record in read_corpus(RETRIEVAL / "medquad-qa")
+        if record.document.doc_id in wanted
+    }
+    encoder, ids = load_encoder(MODEL), list(texts)
+    corpus = unit_rows(encoder.encode(list(texts.values())).vectors)
+    vectors = unit_rows(encoder.encode([judged.queries[query_id] for query_id in asked], "query").vectors)
+    first, second, scores = [], [], []
+    for query_id, vector in zip(asked, vectors, strict=True):
+        cosines = corpus @ vector
+        order = [i for i in np.argsort(-cosines, kind="stable") if ids[i] != right[query_id]]
+        for doc in (None, *(order[rng.integers(low, high)] for low, high in ((0, 5), (5, 40), (40, len(order))))):
+            first.append(judged.queries[query_id])
+            second.append(texts[right[query_id] if doc is None else ids[doc]])
+            scores.append(1.0 if doc is None else min(0.95, float(cosines[doc])))
+    return STSSet(name="medquad", sentences1=tuple(first), sentences2=tuple(second), scores=np.array(scores).round(4))
 
-    one, two = np.array(edges).T
-    return np.asarray(connected_components(coo_matrix((np.ones(len(one)), (one, two)), shape=(n, n)))[1])
+
+def _sentences(sets: list[STSSet], held: set[str]) -> list[str]:
+    distinct = dict.fromkeys(text for pairs in sets for text in (*pairs.sentences1, *pairs.sentences2))
+    return [text for text in distinct if text not in held]
 
 
 @click.group()
@@ -72,44 +96,27 @@ def main() -> None:
 
 @main.command()
 @click.argument("output", type=click.Path())
-@click.option("--loss", default="cosent", show_default=True)
-@click.option("--start", default=MODEL, show_default=True)
-@click.option("--epochs", nargs=2, type=int, default=(1, 3), show_default=True)
-@click.option("--lr", nargs=2, type=float, default=(1e-4, 5e-5), show_default=True)
+@click.option("--pairs", default=16_000, show_default=True, help="Graded by the bi-encoder.")
+@click.option("--answers", "n_answers", default=6_000, show_default=True)
+@click.option("--words", default=80, show_default=True, help="Of an answer.")
 @click.option("--seed", default=0, show_default=True)
-def train(output: str, loss: str, start: str, epochs: tuple[int, int], lr: tuple[float, float], seed: int) -> None:
+def train(output: str, pairs: int, n_answers: int, words: int, seed: int) -> None:
     """Make the cross-encoder."""
     began = time.monotonic()
-    (nli,), (mrpc,) = load_sts(PAIRS / "nli-snli-en-devtest.tsv"), load_sts(PAIRS / "para-mrpc-en-train.tsv")
-    (stsb,), (dev,) = (load_sts(STS / "stsb-en", split=split) for split in ("train", "dev"))
-    (test,) = load_sts(STS / "stsb-en", split="test")
-    nli, mrpc, stsb = (pairs.without(dev, test) for pairs in (nli, mrpc, stsb))  # SNLI shares captions with STS-B
-    faq = questions(hard=1, easy=1)
-    again = faq.take(np.random.default_rng(seed).choice(len(faq), len(stsb), replace=False))
+    (stsb,), (dev,), (test,) = (load_sts(STS / "stsb-en", split=split) for split in ("train", "dev", "test"))
+    names = ("nli-snli-en-devtest", "para-mrpc-en-train", "para-stackfaq-en-pos")
+    others = [load_sts(PAIRS / f"{name}.tsv")[0] for name in names]
+    stsb = stsb.without(dev, test)
+    held = {text for some in (dev, test) for text in (*some.sentences1, *some.sentences2)}
+    how: dict[str, Any] = {"dev": dev, "loss": "cosent", "max_length": 160, "seed": seed}
     with TemporaryDirectory() as folder:
-        first = Path(folder) / "first"
-        train_cross_encoder(
-            [nli, mrpc, faq, stsb],
-            first,
-            model=start,
-            dev=dev,
-            loss=loss,
-            epochs=epochs[0],
-            lr=lr[0],
-            max_length=128,
-            seed=seed,
-        )
-        train_cross_encoder(
-            [stsb, again],
-            output,
-            model=str(first),
-            dev=dev,
-            loss=loss,
-            epochs=epochs[1],
-            lr=lr[1],
-            max_length=256,
-            seed=seed,
-        )
+        teacher, first = Path(folder) / "teacher", Path(folder) / "first"
+        train_encoder(stsb, teacher, model=MODEL, dev=dev, epochs=1, lr=5e-5, seed=seed)
+        graded = silver(str(teacher), stsb, others, held, pairs, seed)
+        medical = answers(n_answers, words, seed)
+        train_cross_encoder([graded, medical], first, model=MODEL, epochs=1, lr=1e-4, **how)
+        again = medical.take(np.arange(len(medical) // 4))
+        train_cross_encoder([stsb, again], output, model=str(first), epochs=2, lr=4e-5, **how)
     note(f"{(time.monotonic() - began) / 60:.1f} minutes")
 
 

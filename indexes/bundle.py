@@ -309,11 +309,11 @@ class Bundle:
         self, vectors: Float32, k: int, filter: str | Mapping[str, Any] | None, exact: bool
     ) -> list[list[Found]]:
         wanted = None if filter is None else self._catalogue.rows_matching(filter)
-        scores, rows = self._nearest(vectors, k + 8, wanted, exact)
+        scores, rows = self.nearest(vectors, k + 8, wanted, exact)
         open_ended = np.arange(len(vectors))
         while len(open_ended := open_ended[_tied_at_end(scores[open_ended], rows[open_ended], k)]):
             depth = min(2 * rows.shape[1], self._manifest.next_row)
-            deeper_scores, deeper_rows = self._nearest(vectors[open_ended], depth, wanted, exact)
+            deeper_scores, deeper_rows = self.nearest(vectors[open_ended], depth, wanted, exact)
             if deeper_rows.shape[1] <= rows.shape[1]:
                 break
             grown = ((0, 0), (0, deeper_rows.shape[1] - rows.shape[1]))
@@ -332,8 +332,26 @@ class Bundle:
             for rows_of, scores_of in zip(rows, scores, strict=True)
         ]
 
-    def _nearest(self, vectors: Float32, depth: int, wanted: Int64 | None, exact: bool) -> tuple[Float32, Int64]:
-        """Rounded scores and rows over all segments, best first; both (q, at most depth)."""
+    def nearest(
+        self, vectors: Float32, depth: int, wanted: Int64 | None = None, exact: bool = False
+    ) -> tuple[Float32, Int64]:
+        """Rounded scores and rows of the state that is loaded, best first, both (q, at most depth); call it in `read`.
+
+        Parameters
+        ----------
+        vectors : ndarray of shape (q, dim), float32
+            Unit rows.
+        depth : int
+        wanted : ndarray of shape (m,), int64, optional
+            Only these rows.
+        exact : bool, default=False
+
+        Returns
+        -------
+        scores : ndarray, float64
+        rows : ndarray, int64
+            -1 (and score -inf) where fewer rows than depth are there.
+        """
         check_unit(vectors, self._manifest.dim)
         all_scores, all_rows = [np.empty((len(vectors), 0))], [np.empty((len(vectors), 0), np.int64)]
         for loaded in self._loaded:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .output import Answer
     from .records import Fields
+    from .reranking import Reranking
 
-QUERIES_AT_ONCE = 256
+QUERIES_AT_ONCE, RERANKED_AT_ONCE = 256, 16
 
 
 @click.command()
@@ -40,13 +41,23 @@ QUERIES_AT_ONCE = 256
 )
 @click.option("--exact", is_flag=True, help="Look at every vector, whatever the index.")
 @MODEL
+@click.option("--rerank", "reranker", metavar="MODEL", help="A cross-encoder whose scores decide.")
+@click.option("--budget", type=click.IntRange(min=1), help="Most calls of it for a query.  [default: 100]")
+@click.option("--budget-ms", "milliseconds", type=click.FloatRange(min=0, min_open=True), help="Most time for them.")
+@click.option(
+    "--method",
+    type=click.Choice(["plain", "anchors", "adaptive"]),
+    help="What the calls are spent on: the first hits, or what they show to be promising.  [default: plain]",
+)
+@click.option("--explain", is_flag=True, help="Show what each score is made of.")
 @click.option(
     "--format", "format_", type=click.Choice(["table", "json", "jsonl", "trec"]), default="table", show_default=True
 )
 @QUIET
 def query(
     index_path: str, text: str | None, queries: str | None, input_format: Any, id_field: str | None,
-    text_field: tuple[str, ...], k: int, expression: str | None, exact: bool, model: str | None, format_: str,
+    text_field: tuple[str, ...], k: int, expression: str | None, exact: bool, model: str | None,
+    reranker: str | None, budget: int | None, milliseconds: float | None, method: Any, explain: bool, format_: str,
     quiet: bool,
 ) -> None:  # fmt: skip
     """Find the documents nearest in meaning to TEXT.
@@ -57,19 +68,34 @@ def query(
         text, queries = None, "-" if queries is None else queries
     if (text is None) == (queries is None):
         raise click.UsageError("give either TEXT or -i FILE")
+    if reranker is None and (budget, milliseconds, method) != (None, None, None):
+        raise click.UsageError("--budget, --budget-ms and --method are of a cross-encoder: name it with --rerank MODEL")
+    if reranker is not None and exact:
+        raise click.UsageError("--exact looks at vectors alone: leave it or --rerank out")
+    if explain and format_ == "trec":
+        raise click.UsageError("--explain: a TREC run has no place for it; the other formats have")
     say(quiet)
     from indexes.filters import parse_filter
 
     from .engine import Engine
     from .output import WRITERS
     from .records import Fields
+    from .reranking import BUDGET, Reranking
 
     if expression is not None:
         parse_filter(expression)  # a slip is told before the model is loaded
     with Engine.open(index_path, model=model) as engine:
         engine.encoder  # noqa: B018  # loaded now, so that its time is not taken for a query's
-        fields = Fields(doc_id=id_field, text=text_field)
-        WRITERS[format_](_answers(engine, _queries(text, queries, fields, input_format), k, expression, exact))
+        asked = _queries(text, queries, Fields(doc_id=id_field, text=text_field), input_format)
+        if reranker is None:
+            answers = _answers(engine, asked, k, expression, exact)
+        else:
+            how = Reranking(
+                scorer=engine.scorer(reranker), budget=budget or BUDGET, method=method or "plain",
+                milliseconds=milliseconds,
+            )  # fmt: skip
+            answers = _reranked(engine, asked, k, expression, how)
+        WRITERS[format_](answers, explain)
 
 
 @click.command()
@@ -206,6 +232,23 @@ def _answers(
         for (query_id, text), of_query in zip(batch, hits, strict=True):
             stats = {"cross_encoder_calls": 0, "ms": dict(ms)}
             yield Answer(query_id=query_id, query=text, hits=of_query, stats=stats)
+
+
+def _reranked(
+    engine: Engine, queries: Iterator[tuple[str, str]], k: int, expression: str | None, how: Reranking
+) -> Iterator[Answer]:
+    from .output import Answer
+
+    while batch := list(islice(queries, RERANKED_AT_ONCE)):
+        start = time.perf_counter()
+        texts = [text for _, text in batch]
+        raw = engine.encode(texts, role="query")
+        encoded = time.perf_counter()
+        found = engine.reranked(texts, raw, k, how, filter=expression)
+        ms = {"encode": _ms(encoded - start, batch), "rerank": _ms(time.perf_counter() - encoded, batch)}
+        for (query_id, text), one in zip(batch, found, strict=True):
+            stats = {"cross_encoder_calls": one.calls, "rounds": one.rounds, "fallbacks": one.fallbacks, "ms": dict(ms)}
+            yield Answer(query_id=query_id, query=text, hits=one.hits, stats=stats)
 
 
 def _ms(seconds: float, batch: Sequence[object]) -> float:

@@ -2,6 +2,7 @@
 
     text -> encode -> raw vector (d) -> whiten (k, beta, gamma) -> unit row (k) -> FAISS segment
     query -> encode -> whiten -> search (k nearest, filters) -> hits
+                                   or a cross-encoder under a budget of calls -> hits
 
 There is one path from text to vector, `Engine.embed`, and building, querying and
 evaluating all take it.
@@ -29,6 +30,8 @@ from indexes.writer import BundleWriter
 from . import changes
 from .changes import Changes, check_ids
 from .corpora import Fields, Format
+from .cross.calls import Scorer
+from .cross.search import Method
 from .drift import drift_of
 from .encoder import Encoder, Model, Role, check_encoded, find_model, load_encoder
 from .export_index import ExportFormat, Which, export
@@ -51,6 +54,8 @@ from .models import DEFAULT_MODEL, ModelFiles, compare
 from .moments import Float32
 from .provenance import made_by, model_record, whitening_fields
 from .records import DEFAULT_FIELDS
+from .reranking import BUDGET, Reranked, Reranking, scorer_of
+from .reranking import rerank as rerank_hits
 from .verify import verify
 from .whitening import Whitening
 
@@ -76,6 +81,7 @@ class Engine:
         self._bundle = bundle
         self._model = encoder
         self._encoder: Encoder | None = None
+        self._scorer: tuple[str | Scorer, Scorer] | None = None
         self._whitening: tuple[object, Whitening | None] = (None, None)
         self._writing = Lock()  # threads take turns; another process is refused by the folder's own lock
         if bundle.searchable:
@@ -204,7 +210,15 @@ class Engine:
 
     @overload
     def search(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
-        self, query_or_queries: str, k: int = 10, *, filter: str | Mapping[str, Any] | None = None, exact: bool = False
+        self,
+        query_or_queries: str,
+        k: int = 10,
+        *,
+        filter: str | Mapping[str, Any] | None = None,
+        exact: bool = False,
+        rerank: str | Scorer | None = None,
+        budget: int | None = None,
+        method: Method = "plain",
     ) -> list[Hit]: ...
     @overload
     def search(
@@ -214,6 +228,9 @@ class Engine:
         *,
         filter: str | Mapping[str, Any] | None = None,
         exact: bool = False,
+        rerank: str | Scorer | None = None,
+        budget: int | None = None,
+        method: Method = "plain",
     ) -> list[list[Hit]]: ...
 
     def search(
@@ -223,6 +240,9 @@ class Engine:
         *,
         filter: str | Mapping[str, Any] | None = None,
         exact: bool = False,
+        rerank: str | Scorer | None = None,
+        budget: int | None = None,
+        method: Method = "plain",
     ) -> list[Hit] | list[list[Hit]]:
         """The k documents nearest in meaning, best first.
 
@@ -237,6 +257,13 @@ class Engine:
             see `indexes.filters`.
         exact : bool, default=False
             Look at every vector, whatever the index (IVF with all lists, HNSW without its graph).
+        rerank : str or callable, optional
+            A cross-encoder's name or folder, or ``scorer(query, texts) -> scores``: hits then have its scores.
+        budget : int, default=100
+            Most calls of it for one query.
+        method : {"plain", "anchors", "adaptive"}, default="plain"
+            What the calls are spent on: the first hits, or what is found by them to be promising
+            (`retrieval.cross.CrossEncoderSearch`).
 
         Returns
         -------
@@ -246,12 +273,26 @@ class Engine:
         Raises
         ------
         InputError
-            An empty query, k < 1, a filter that cannot be understood.
+            An empty query, k < 1, a filter that cannot be understood, a scorer's scores that cannot be used.
         FingerprintError
             The model at hand is not the one that made this index.
+        ModelError
+            The cross-encoder cannot be loaded.
         """
+        how: dict[str, Any] = {"filter": filter, "exact": exact, "rerank": rerank, "budget": budget, "method": method}
         if isinstance(query_or_queries, str):
-            return self.search([query_or_queries], k, filter=filter, exact=exact)[0]
+            return self.search([query_or_queries], k, **how)[0]
+        if rerank is not None:
+            if isinstance(query_or_queries, np.ndarray) or exact:
+                what = "exact=True looks at vectors alone" if exact else "a cross-encoder reads texts, not vectors"
+                raise InputError(f"rerank={rerank!r:.100}, but {what}; leave one of them out")
+            raw = self.encode(query_or_queries, "query")
+            reranking = Reranking(
+                scorer=self.scorer(rerank), budget=BUDGET if budget is None else budget, method=method
+            )
+            return [one.hits for one in self.reranked(query_or_queries, raw, k, reranking, filter=filter)]
+        if budget is not None or method != "plain":
+            raise InputError(f"budget={budget!r}, method={method!r} without rerank; name a cross-encoder to be asked")
         if not isinstance(query_or_queries, np.ndarray):
             return self.search_encoded(self.encode(query_or_queries, "query"), k, filter=filter, exact=exact)
         found = self._bundle.search(query_or_queries, k, filter=filter, exact=exact)
@@ -265,6 +306,26 @@ class Engine:
             lambda: self._bundle.search(whiten(raw, self.whitening), k, filter=filter, exact=exact)
         )
         return [hits_of(of_query) for of_query in found]
+
+    def reranked(
+        self,
+        queries: Sequence[str],
+        raw: Float32,
+        k: int,
+        how: Reranking,
+        *,
+        filter: str | Mapping[str, Any] | None = None,
+    ) -> list[Reranked]:
+        """`search` with a cross-encoder, for queries and what `encode` made of them; with what each cost."""
+        return self._bundle.read(
+            lambda: rerank_hits(self._bundle, queries, whiten(raw, self.whitening), k, how, filter=filter)
+        )
+
+    def scorer(self, rerank: str | Scorer) -> Scorer:
+        """A cross-encoder, loaded once for as long as the same is asked for."""
+        if self._scorer is None or self._scorer[0] != rerank:
+            self._scorer = rerank, scorer_of(rerank)
+        return self._scorer[1]
 
     def embed(self, texts: Sequence[str], role: Role = "document") -> Float32:
         """Unit rows of shape (n, dim), float32: encoded, then whitened as this index is.

@@ -19,11 +19,12 @@ class Hit:
         1 is the best.
     doc_id : str
     score : float
-        Cosine of the whitened vectors, rounded to 6 decimals; higher is better.
+        Cosine of the whitened vectors, or a cross-encoder's raw score; rounded to 6 decimals, higher is better.
     text : str
     metadata : mapping
     scores : mapping
-        What the score is made of: "dense".
+        What the score is made of: "dense", and of a cross-encoder's hit "cross_encoder", the "round" it was found in
+        and the score "predicted" for it before.
     """
 
     rank: int

@@ -43,8 +43,8 @@ class Answer:
 _CONTROLS: Final = dict.fromkeys([*range(32), *range(127, 160)], "\N{REPLACEMENT CHARACTER}")
 
 
-def write_table(answers: Iterable[Answer]) -> None:
-    """One table a query: rank, score, id, text."""
+def write_table(answers: Iterable[Answer], explain: bool = False) -> None:
+    """One table a query: rank, score, id, text; explained, also what each score is made of, and what it cost."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -61,15 +61,34 @@ def write_table(answers: Iterable[Answer]) -> None:
         )
         table.add_column("rank", justify="right", min_width=4)
         table.add_column("score", justify="right", min_width=6)
+        names = dict.fromkeys(name for hit in answer.hits for name in hit.scores) if explain else {}
+        parts = [name for name in names if name != "cross_encoder"]  # that is the score
+        for name in parts:
+            table.add_column(name, justify="right")
         table.add_column(
             "id", overflow="fold", min_width=min(40, max((len(hit.doc_id) for hit in answer.hits), default=2))
         )
         table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
         for hit in answer.hits:
-            table.add_row(str(hit.rank), f"{hit.score:.3f}", Text(_plain(hit.doc_id)), Text(_plain(hit.text)))
+            made_of = [_part(hit.scores.get(name)) for name in parts]
+            table.add_row(str(hit.rank), f"{hit.score:.3f}", *made_of, Text(_plain(hit.doc_id)), Text(_plain(hit.text)))
         with console.capture() as captured:
             console.print(table if answer.hits else Text(f"{_plain(answer.query)}\nno hits"))
-        sys.stdout.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n\n")
+        sys.stdout.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
+        sys.stdout.write(f"{_cost(answer.stats)}\n\n" if explain else "\n")
+
+
+def _part(value: float | None) -> str:
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def _cost(stats: dict[str, Any]) -> str:
+    """What an answer cost, in a line."""
+    ms = ", ".join(f"{name} {value:.1f} ms" for name, value in stats["ms"].items())
+    counts = [
+        f"{name.replace('cross_encoder_', 'cross-encoder ')} {value}" for name, value in stats.items() if name != "ms"
+    ]
+    return f"{', '.join(counts)}; {ms}"
 
 
 def _plain(text: str) -> str:
@@ -77,20 +96,20 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).translate(_CONTROLS)
 
 
-def write_json(answers: Iterable[Answer]) -> None:
+def write_json(answers: Iterable[Answer], explain: bool = False) -> None:
     """All answers as one JSON array."""
     json.dump([answer.to_dict() for answer in answers], sys.stdout, ensure_ascii=False, indent=2)
     sys.stdout.write("\n")
 
 
-def write_jsonl(answers: Iterable[Answer]) -> None:
+def write_jsonl(answers: Iterable[Answer], explain: bool = False) -> None:
     """One JSON object a query and line, as soon as it is known."""
     for answer in answers:
         sys.stdout.write(json.dumps(answer.to_dict(), ensure_ascii=False) + "\n")
         sys.stdout.flush()
 
 
-def write_trec(answers: Iterable[Answer]) -> None:
+def write_trec(answers: Iterable[Answer], explain: bool = False) -> None:
     """A TREC run: query id, Q0, document id, rank, score, tag.
 
     Raises
@@ -108,7 +127,7 @@ def write_trec(answers: Iterable[Answer]) -> None:
             sys.stdout.write(f"{answer.query_id} Q0 {hit.doc_id} {hit.rank} {hit.score:.6f} sentence-retrieval\n")
 
 
-WRITERS: Final[dict[str, Callable[[Iterable[Answer]], None]]] = {
+WRITERS: Final[dict[str, Callable[[Iterable[Answer], bool], None]]] = {
     "table": write_table,
     "json": write_json,
     "jsonl": write_jsonl,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -35,6 +35,31 @@ FEWEST = 8
 """Scores that a first fit is made of, and that the guard compares."""
 
 
+class Columns(Protocol):
+    """What the rounds ask of a basis: see `Basis`; `retrieval.cross.indexed.IndexBasis` is one, too."""
+
+    @property
+    def n(self) -> int:
+        """Number of items."""
+        ...  # pragma: no cover
+
+    def rows(self, positions: Int64) -> Float64:
+        """The columns of some items."""
+        ...  # pragma: no cover
+
+    def directions(self, query_vector: Array | None) -> Float64:
+        """What is expected of a query before any call."""
+        ...  # pragma: no cover
+
+    def best(self, weights: Float64, depth: Sequence[int], allowed: Bool | None = None) -> list[Int64]:
+        """The items with the largest predictions."""
+        ...  # pragma: no cover
+
+    def landmarks(self, count: int) -> Int64:
+        """Items that stand for all others."""
+        ...  # pragma: no cover
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """An item that was scored.
@@ -45,7 +70,7 @@ class Found:
     score : float
         What the scorer gave.
     predicted : float or None
-        What the fit expected before; None in the first round.
+        What the fit expected before; None in the first round, and where the guard took the bi-encoder's order.
     round : int
         From 1.
     """
@@ -84,7 +109,7 @@ class CrossEncoderSearch:
 
     Parameters
     ----------
-    vectors : ndarray of shape (n, d), Basis or None
+    vectors : ndarray of shape (n, d), basis or None
         Vectors of the items by the bi-encoder; a `Basis` holds them with anchors. None needs `anchors`.
     scorer : callable
         ``scorer(query, texts) -> scores``, raw and higher for better; with a method ``scores(queries, texts)`` the
@@ -129,7 +154,7 @@ class CrossEncoderSearch:
 
     def __init__(
         self,
-        vectors: Array | Basis | None,
+        vectors: Array | Columns | None,
         scorer: Scorer,
         *,
         texts: Sequence[Any] | Callable[[Sequence[int]], Sequence[Any]] | None = None,
@@ -148,12 +173,12 @@ class CrossEncoderSearch:
                 raise InputError(f"{name}={value!r}; expected a whole number of 1 or more")
         if ridge is not None and not 0 <= ridge < np.inf:
             raise InputError(f"ridge={ridge!r}; expected 0 or more")
-        if isinstance(vectors, Basis):
-            if anchors is not None or anchor_vectors is not None:
-                raise InputError("anchors are given beside a Basis; expected them in it")
-            self.basis = vectors
+        if vectors is None or isinstance(vectors, np.ndarray):
+            self.basis: Columns = Basis(vectors, anchors, anchor_vectors)
+        elif anchors is not None or anchor_vectors is not None:
+            raise InputError("anchors are given beside a basis; expected them in it")
         else:
-            self.basis = Basis(vectors, anchors, anchor_vectors)
+            self.basis = vectors
         if isinstance(texts, Sequence) and len(texts) != self.basis.n:
             raise InputError(f"there are {len(texts):,} texts for {self.basis.n:,} items; expected one for each")
         self.scorer, self.texts, self.method = scorer, texts, method

@@ -1,0 +1,220 @@
+"""Hits of an index in a scorer's order, by Python and by the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from test_cli import run
+from test_engine import texts
+
+from indexes.errors import InputError, ModelError
+from retrieval import Document, Engine, Whitening
+from retrieval.reranking import Reranking
+
+TEXTS = texts(400)
+QUERIES = texts(6, seed=1)
+
+
+class Wanting:
+    """Scores a text by how many words it shares with the query, then by its length; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    def __call__(self, query: str, some: Sequence[str]) -> list[float]:
+        self.asked += [(query, text) for text in some]
+        return [10.0 * len(set(query.split()) & set(text.split())) - len(text) / 100 for text in some]
+
+
+def best(query: str, k: int, some: Sequence[str] = TEXTS) -> list[str]:
+    """By asking for every text."""
+    scores = Wanting()(query, some)
+    return [some[i] for i in np.lexsort((np.arange(len(some)), -np.array(scores)))[:k]]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = tmp_path_factory.mktemp("reranking") / "i"
+    corpus = [Document(doc_id=f"{i:03}", text=text, metadata={"even": i % 2 == 0}) for i, text in enumerate(TEXTS)]
+    with Engine.build(corpus, path, model="hash:64", whitening=Whitening(32)) as built:
+        yield built
+
+
+@pytest.mark.parametrize("method", ["plain", "anchors", "adaptive"])
+def test_hits_have_the_scorers_scores_and_its_order(engine: Engine, method: Any) -> None:
+    scorer = Wanting()
+    for query, hits in zip(QUERIES, engine.search(QUERIES, 5, rerank=scorer, budget=40, method=method), strict=True):
+        asked = [text for one, text in scorer.asked if one == query]
+        assert len(asked) == len(set(asked)) == 40
+        assert [hit.text for hit in hits] == sorted(asked, key=lambda text: -Wanting()(query, [text])[0])[:5]
+        assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5]
+        cosines = engine.embed([hit.text for hit in hits]) @ engine.embed([query], "query")[0]
+        for hit, cosine in zip(hits, cosines, strict=True):
+            assert hit.score == hit.scores["cross_encoder"] == pytest.approx(Wanting()(query, [hit.text])[0])
+            assert hit.scores["dense"] == pytest.approx(cosine, abs=1e-4)
+            assert TEXTS[int(hit.doc_id)] == hit.text and hit.metadata == {"even": int(hit.doc_id) % 2 == 0}
+            assert "predicted" not in hit.scores or hit.scores["round"] > 1
+
+
+def test_plain_asks_about_the_first_hits(engine: Engine) -> None:
+    scorer = Wanting()
+    engine.search(QUERIES[0], 3, rerank=scorer, budget=25)
+    assert {text for _, text in scorer.asked} == {hit.text for hit in engine.search(QUERIES[0], 25)}
+
+
+@pytest.mark.parametrize("method", ["plain", "anchors", "adaptive"])
+def test_with_calls_for_every_document_the_best_are_found(engine: Engine, method: Any) -> None:
+    hits = engine.search(QUERIES, 8, rerank=Wanting(), budget=10_000, method=method)
+    for query, of_query in zip(QUERIES, hits, strict=True):
+        assert [hit.text for hit in of_query] == best(query, 8)
+
+
+def test_rounds_find_more_of_the_best_than_plain_reranking(tmp_path: Path) -> None:
+    """The scorer wants something that the vectors hold, and the query does not name."""
+    rng = np.random.default_rng(0)
+    corpus = texts(3000, seed=5)
+    with Engine.build(corpus, tmp_path / "i", model="hash:64", whitening=None) as engine:
+        wish = rng.normal(size=64)
+        value = dict(zip(corpus, engine.embed(corpus) @ wish, strict=True))
+        top = sorted(corpus, key=value.__getitem__)[-10:]
+
+        def scorer(query: str, some: Sequence[str]) -> list[float]:
+            return [float(value[text]) for text in some]
+
+        found = {
+            method: {hit.text for hit in engine.search(QUERIES[0], 10, rerank=scorer, budget=200, method=method)}
+            for method in ("plain", "adaptive")
+        }
+    assert len(found["adaptive"] & set(top)) == 10 > len(found["plain"] & set(top))
+
+
+def test_filters_deletions_and_segments_hold(tmp_path: Path) -> None:
+    corpus = [Document(doc_id=str(i), text=text, metadata={"n": i}) for i, text in enumerate(TEXTS[:100])]
+    more = [Document(doc_id=str(i), text=text, metadata={"n": i}) for i, text in enumerate(TEXTS[100:110], 100)]
+    with Engine.build(corpus, tmp_path / "i", model="hash:32") as engine:
+        engine.add(more)
+        engine.delete([str(i) for i in range(0, 110, 2)])
+        assert engine.info()["segments"] == 2
+        kept = [text for i, text in enumerate(TEXTS[:110]) if i % 2 and i >= 30]
+        for method in ("plain", "anchors", "adaptive"):
+            scorer = Wanting()
+            hits = engine.search(QUERIES[0], 5, rerank=scorer, budget=500, method=method, filter="n >= 30")  # type: ignore[arg-type]
+            assert sorted(text for _, text in scorer.asked) == sorted(kept)
+            assert [hit.text for hit in hits] == best(QUERIES[0], 5, kept)
+        assert engine.search(QUERIES[0], rerank=scorer, filter="n > 1000") == []
+
+
+def test_equal_scores_go_by_id(engine: Engine) -> None:
+    hits = engine.search(QUERIES[0], 4, rerank=lambda query, some: [0.0] * len(some), budget=400)
+    assert [hit.doc_id for hit in hits] == ["000", "001", "002", "003"]
+
+
+def test_what_it_cost_is_told(engine: Engine) -> None:
+    raw = engine.encode(QUERIES, "query")
+    how = Reranking(scorer=Wanting(), budget=40, method="adaptive")
+    for one in engine.reranked(QUERIES, raw, 3, how):
+        assert (one.calls, one.rounds, len(one.hits)) == (40, 5, 3) and 0 <= one.fallbacks <= 4
+
+
+@pytest.mark.parametrize(
+    "how, says",
+    [
+        ({"rerank": 7}, "expected a cross-encoder"),
+        ({"rerank": Wanting(), "exact": True}, "leave one of them out"),
+        ({"rerank": Wanting(), "budget": 0}, "budget=0"),
+        ({"rerank": Wanting(), "method": "best"}, "method='best'"),
+        ({"rerank": Wanting(), "k": 0}, "k=0"),
+        ({"budget": 10}, "without rerank"),
+        ({"method": "adaptive"}, "without rerank"),
+        ({"rerank": lambda query, some: [np.nan] * len(some)}, "not finite"),
+    ],
+)
+def test_values_that_cannot_be_used_are_told(engine: Engine, how: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        engine.search("w1 w2", **how)
+
+
+def test_vectors_cannot_be_reranked(engine: Engine) -> None:
+    with pytest.raises(InputError, match="reads texts"):
+        engine.search(engine.embed(QUERIES), rerank=Wanting())
+
+
+def test_a_model_that_is_none_is_refused(engine: Engine) -> None:
+    with pytest.raises(ModelError, match="no-such-model"):
+        engine.search("w1", rerank="no-such-model")
+
+
+# A real cross-encoder, by the command line
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    pytest.importorskip("sentence_transformers")
+    from sentence_transformers import CrossEncoder
+    from tiny_models import WORDS, tiny_encoder
+
+    folder = tmp_path_factory.mktemp("cross")
+    model = CrossEncoder(str(tiny_encoder(folder)), num_labels=1, device="cpu")
+    model.save_pretrained(str(folder / "cross"))
+    rng = np.random.default_rng(0)
+    corpus = folder / "corpus.txt"
+    corpus.write_text("".join(" ".join(rng.choice(WORDS, 5)) + "\n" for _ in range(60)))
+    run("build", corpus, "-o", folder / "index", "-m", "hash:64")
+    return folder / "index", folder / "cross"
+
+
+def test_the_command_line_reranks_with_a_real_model(files: tuple[Path, Path]) -> None:
+    from sentence_transformers import CrossEncoder
+    from torch import nn
+
+    index, cross = files
+    how = ("--rerank", cross, "--budget", 60, "--method", "adaptive", "-k", 3, "--format", "json")
+    (answer,) = json.loads(run("query", index, "the red dog runs", *how).stdout)
+    with Engine.open(index) as engine:
+        everything = [hit.text for hit in engine.search("the", 60)]
+    model = CrossEncoder(str(cross), device="cpu")
+    pairs = [("the red dog runs", text) for text in everything]
+    logits: NDArray[np.float32] = model.predict(pairs, activation_fn=nn.Identity())
+    expected = np.sort(logits)[::-1][:3]
+    np.testing.assert_allclose([hit["score"] for hit in answer["hits"]], expected, atol=1e-4)
+    assert answer["stats"]["cross_encoder_calls"] == 60
+
+
+def test_explained_hits_show_what_they_are_made_of(files: tuple[Path, Path]) -> None:
+    index, cross = files
+    out = run(
+        "query", index, "a cat sings", "--rerank", cross, "--budget", 30, "--method", "adaptive", "--explain"
+    ).stdout
+    for word in ("dense", "round", "predicted", "cross-encoder calls 30, rounds 5"):
+        assert word in out
+    plain = run("query", index, "a cat sings", "--explain").stdout
+    assert "dense" in plain and "predicted" not in plain and "cross-encoder calls 0" in plain
+
+
+def test_a_budget_of_time_asks_at_least_a_few(files: tuple[Path, Path]) -> None:
+    index, cross = files
+    how = ("--rerank", cross, "--budget-ms", 0.001, "--format", "json")
+    (answer,) = json.loads(run("query", index, "a cat sings", *how).stdout)
+    assert answer["stats"]["cross_encoder_calls"] == 8
+
+
+@pytest.mark.parametrize(
+    "arguments, code, says",
+    [
+        (("--budget", "5"), 2, "name it with --rerank"),
+        (("--rerank", "MODEL", "--exact"), 2, "leave it or --rerank out"),
+        (("--explain", "--format", "trec"), 2, "TREC"),
+        (("--rerank", "MODEL", "--budget", "0"), 2, "budget"),
+        (("--rerank", "no-such-model"), 1, "no-such-model"),
+    ],
+)
+def test_slips_are_told(files: tuple[Path, Path], arguments: tuple[str, ...], code: int, says: str) -> None:
+    index, cross = files
+    result = run("query", index, "x", *(str(cross) if one == "MODEL" else one for one in arguments), check=code)
+    assert says in result.stderr
