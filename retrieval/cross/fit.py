@@ -4,13 +4,13 @@ With rows X (m, D) of the basis, prior directions Z (m, f) and a constant, the m
 
     y = X u + Z c + b + noise,   u ~ N(0, I),  c ~ N(0, I),  noise ~ N(0, ridge),  b anything
 
-so with [X Z] - mean = U S V^T and r = y - mean(y)
+so with C = [X Z] - mean, C C^T = U L U^T and r = y - mean(y)
 
-    [u c] = V S / (S^2 + ridge) U^T r,    H = 1/m + U S^2 / (S^2 + ridge) U^T
+    [u c] = C^T U (L + ridge)^-1 U^T r,    H = 1/m + U L (L + ridge)^-1 U^T
 
 and the residual of row i, fitted without it, is (y - H y)_i / (1 - H_ii) (Allen 1974, Technometrics 16(1)). Scores of
-another origin or scale give the same picks: b is free, and all else is linear in y. By singular values, not by the
-normal equations, whose condition is the square.
+another origin or scale give the same picks: b is free, and all else is linear in y. One decomposition of (m, m)
+serves all ridges.
 
 Never a pseudo-inverse: with as many anchors as rows it interpolates noise, and recall falls to a sixth.
 """
@@ -78,21 +78,22 @@ def fit_scores(rows: Float64, prior: Float64, scores: Float64, ridge: float | No
         )  # fmt: skip
     columns = np.hstack([rows, prior])
     mean, centre = columns.mean(axis=0), float(scores.mean())
-    left, values, right = np.linalg.svd(columns - mean, full_matrices=False)
-    told = values > 1e-12 * values[0]  # the others are rounding
-    left, values, right, centred = left[:, told], values[told], right[told], scores - centre
+    columns, centred = columns - mean, scores - centre
+    values, left = np.linalg.eigh(columns @ columns.T)
+    told = values > 1e-13 * values[-1]  # the others are rounding
+    values, left = values[told], left[:, told]
     projected = left.T @ centred
     beyond = centred - left @ projected  # what no weights can fit
     free = 1 - 1 / len(scores) - np.square(left).sum(axis=1)
 
     def residuals(candidate: float) -> Float64:
-        shrunk = candidate / (values**2 + candidate)
+        shrunk = candidate / (values + candidate)
         rest = np.maximum(free + np.square(left) @ shrunk, 1e-15)
         return np.asarray((beyond + left @ (shrunk * projected)) / rest)
 
     candidates = RIDGES if ridge is None else (ridge,)
     chosen = min(candidates, key=lambda one: float(np.square(residuals(one)).mean()))
-    weights = right.T @ (values / (values**2 + chosen) * projected)
+    weights = columns.T @ (left @ (projected / (values + chosen)))
     split = rows.shape[1]
     return Fit(
         weights=weights[:split], prior=weights[split:], bias=centre - float(mean @ weights),

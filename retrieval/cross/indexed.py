@@ -32,6 +32,7 @@ class IndexBasis:
         self._vectors = bundle.searched_vectors()
         self._rows = self._vectors.rows if wanted is None else np.intersect1d(self._vectors.rows, wanted)
         self.n, self.dim = len(self._rows), self._vectors.shape[1]
+        self._some = self.rows(self._sample(SAMPLE)) if self.n else np.empty((0, self.dim))
 
     def rows(self, positions: Int64) -> Float64:
         """The vectors of some rows, of shape (m, dim)."""
@@ -41,7 +42,7 @@ class IndexBasis:
         """The query's vector, scaled to scores of unit spread, of shape (dim, 1)."""
         assert query_vector is not None  # an engine encodes every query
         query = np.asarray(query_vector, np.float64)
-        spread = float((self.rows(self._sample(SAMPLE)) @ query).std())
+        spread = float((self._some @ query).std())
         return np.asarray((query / (spread or 1.0))[:, None])
 
     def best(self, weights: Float64, depth: Sequence[int], allowed: Bool | None = None) -> list[Int64]:
