@@ -20,7 +20,7 @@ import click
 import ir_measures
 import numpy as np
 from remembering import Remembering
-from shared_data import RETRIEVAL, SHARED, STS, write_result
+from shared_data import RETRIEVAL, SHARED, STS, earlier, write_result
 
 from eval import STSSet, evaluate_sts, load_retrieval, load_sts
 from retrieval.console import note, say
@@ -117,7 +117,9 @@ def train(output: str, pairs: int, n_answers: int, words: int, seed: int) -> Non
         train_cross_encoder([graded, medical], first, model=MODEL, epochs=1, lr=1e-4, **how)
         again = medical.take(np.arange(len(medical) // 4))
         train_cross_encoder([stsb, again], output, model=str(first), epochs=2, lr=4e-5, **how)
-    note(f"{(time.monotonic() - began) / 60:.1f} minutes")
+    minutes = round((time.monotonic() - began) / 60, 1)
+    note(f"{minutes} minutes")
+    write_result("reranker", earlier("reranker") | {"minutes": minutes})
 
 
 @main.command()
@@ -133,7 +135,8 @@ def measure(model: str, only: tuple[str, ...]) -> None:
     note(report.to_text())
     score = report["stsb-en"]
     interval = [round(100 * value, 2) for value in score.interval or ()]
-    write_result("reranker", {"stsb-en": round(100 * score.spearman, 2), "interval": interval, "rows": rows})
+    found = {"stsb-en": round(100 * score.spearman, 2), "interval": interval, "rows": rows}
+    write_result("reranker", earlier("reranker") | found)
 
 
 def reranked(scorer: CrossEncoderScorer, name: str) -> dict[str, object]:

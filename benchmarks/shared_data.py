@@ -59,6 +59,6 @@ def write_result(name: str, result: dict[str, Any]) -> Path:
     machine = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "python": platform.python_version()}
     path = HERE / "results" / f"{name}.json"
     versions = {library: version(library) for library in LIBRARIES}
-    path.write_text(json.dumps({**machine, "versions": versions, **result}, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps({**result, **machine, "versions": versions}, indent=1, ensure_ascii=False) + "\n")
     print(f"written to {path.relative_to(HERE.parent)}")
     return path

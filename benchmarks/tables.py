@@ -255,6 +255,18 @@ def training_side() -> str:
     return markdown(rows)
 
 
+def reranker_sts() -> str:
+    """The cross-encoder on STS-B, and what making it took."""
+    found = result("reranker")
+    low, high = found["interval"]
+    return markdown(
+        [
+            ["STS-B test, Spearman x 100", "95 % (pairs drawn again)", "made in"],
+            [f"{found['stsb-en']:.2f}", f"{low:.1f} to {high:.1f}", f"{found['minutes']:.0f} minutes"],
+        ]
+    )
+
+
 def reranker() -> str:
     """nDCG@10 of the bi-encoder's first hits as they are, reranked, and by both scores."""
     rows = [["set", "queries", "bi-encoder", "cross-encoder", "sum"]]
@@ -262,6 +274,34 @@ def reranker() -> str:
     for row in result("reranker")["rows"]:
         rows.append([row["set"], str(row["queries"]), *(f"{row[kind]:.2f}" for kind in kinds)])
     return markdown(rows)
+
+
+def cross_search() -> str:
+    """Every method at some budgets, by case."""
+    rows = [["documents", "scorer", "method", "calls", "first 1", "first 10", "first 100", "nDCG@10", "fell back"]]
+    for name, case in result("cross_search")["cases"].items():
+        for row in case["rows"]:
+            if row["budget"] in (20, 500):
+                continue
+            recalls = []
+            for k in (1, 10, 100):
+                value, (low, high) = row.get(f"recall@{k}"), row.get(f"interval@{k}", (0, 0))
+                recalls.append("" if value is None else f"{value:.1f} ({low:.0f}-{high:.0f})")
+            ndcg = "" if row["nDCG@10"] is None else f"{row['nDCG@10']:.1f}"
+            if recalls[0] or ndcg:
+                fell = f"{row['fallbacks']:.0f}%" if row.get("fallbacks") else ""
+                rows.append([name, case["scorer"], row["method"], f"{row['budget']:,}", *recalls, ndcg, fell])
+    return markdown(rows)
+
+
+def cross_search_speed() -> str:
+    """What the search costs besides the scorer."""
+    found = result("cross_search")["speed"]
+    rows = [["documents", "ms a query, p50", "p95", "made once in"]]
+    for row in found["rows"]:
+        rows.append([f"{row['documents']:,}", f"{row['p50']:.1f}", f"{row['p95']:.1f}", f"{row['made in s']:.0f} s"])
+    scorer = "100 short pairs by the cross-encoder, ms"
+    return markdown([*rows, [scorer.removesuffix(", ms"), f"{found[scorer]:.0f}", "", ""]])
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -277,6 +317,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "training-chinese": lambda: training_table(("encoder", "cross-encoder"), ("stsb-zh-2k", "atec-2k", "pawsx-zh")),
     "training-side": training_side,
     "reranker": reranker,
+    "reranker-sts": reranker_sts,
+    "cross-search": cross_search,
+    "cross-search-speed": cross_search_speed,
     "training-cross": lambda: training_table(("cross-encoder",), ("stsb-en",)),
 }
 

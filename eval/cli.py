@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 
+from retrieval.cli_read import BUDGET, METHOD, RERANK, check_reranking
 from retrieval.console import say
 
 from .retrieval import MEASURES, evaluate_retrieval
@@ -70,14 +71,24 @@ def sts(
 @click.option("--split", default="test", show_default=True, help="Which judgements: qrels/SPLIT.tsv.")
 @click.option("--measure", multiple=True, default=MEASURES, show_default=True, help="In the notation of ir_measures.")
 @click.option("--depth", default=100, show_default=True, help="Hits asked for.")
+@RERANK
+@BUDGET
+@METHOD
 @click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def retrieval(index_path: str, dataset: str, split: str, measure: tuple[str, ...], depth: int, format_: str) -> None:
+def retrieval(
+    index_path: str, dataset: str, split: str, measure: tuple[str, ...], depth: int, reranker: str | None,
+    budget: int | None, method: Any, format_: str,
+) -> None:  # fmt: skip
     """Search INDEX for the judged queries of DATASET, a BEIR folder."""
     from retrieval import Engine
 
+    check_reranking(reranker, budget, method)
     say(quiet=False)
     with Engine.open(index_path) as engine:
-        report = evaluate_retrieval(engine, dataset, measures=measure, depth=depth, split=split)
+        report = evaluate_retrieval(
+            engine, dataset, measures=measure, depth=depth, split=split, rerank=reranker, budget=budget,
+            method=method or "plain", progress=True,
+        )  # fmt: skip
     values = report.to_dict()
     if format_ == "json":
         click.echo(json.dumps(values, indent=2))

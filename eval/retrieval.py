@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from indexes.errors import CorpusError, InputError
 from retrieval.corpora import read_corpus
+from retrieval.cross.calls import Scorer
+from retrieval.cross.search import Method
+from retrieval.progress import progress_bar
 from retrieval.streams import decoded, lines_of
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MEASURES = ("nDCG@10", "R@100")
-QUERIES_AT_ONCE = 256
+QUERIES_AT_ONCE, RERANKED_AT_ONCE = 256, 16
 _LARGEST = 2**31  # grades are C ints behind the measures
 
 
@@ -155,6 +158,10 @@ def evaluate_retrieval(
     measures: Sequence[str] = MEASURES,
     depth: int = 100,
     split: str = "test",
+    rerank: str | Scorer | None = None,
+    budget: int | None = None,
+    method: Method = "plain",
+    progress: bool = False,
 ) -> RetrievalReport:
     """Search an index for every judged query and measure what comes back.
 
@@ -169,6 +176,10 @@ def evaluate_retrieval(
     depth : int, default=100
         Hits asked for; measures with a larger cut-off would be too low and are refused.
     split : str, default="test"
+    rerank, budget, method
+        A cross-encoder that decides: see `Engine.search`.
+    progress : bool, default=False
+        A bar on standard error, if that is a terminal.
 
     Raises
     ------
@@ -193,11 +204,16 @@ def evaluate_retrieval(
         wanted.append(measure)
     run: dict[str, dict[str, float]] = {}
     ids = list(judged.queries)
-    for start in range(0, len(ids), QUERIES_AT_ONCE):
-        batch = ids[start : start + QUERIES_AT_ONCE]
-        for query_id, hits in zip(batch, engine.search([judged.queries[i] for i in batch], depth), strict=True):
-            # subtle: measures break ties of score by id their own way; the rank is what we answer with
-            run[query_id] = {hit.doc_id: -float(hit.rank) for hit in hits}
+    at_once = QUERIES_AT_ONCE if rerank is None else RERANKED_AT_ONCE
+    with progress_bar("searching", len(ids), progress) as advance:
+        for start in range(0, len(ids), at_once):
+            batch = ids[start : start + at_once]
+            asked = [judged.queries[query_id] for query_id in batch]
+            found = engine.search(asked, depth, rerank=rerank, budget=budget, method=method)
+            for query_id, hits in zip(batch, found, strict=True):
+                # subtle: measures break ties of score by id their own way; the rank is what we answer with
+                run[query_id] = {hit.doc_id: -float(hit.rank) for hit in hits}
+            advance(len(batch))
     if not any(run[query_id].keys() & judged.qrels[query_id].keys() for query_id in ids):
         logger.warning(
             "none of the documents judged in %s was found: is this an index over its documents, with their ids?",

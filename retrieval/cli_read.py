@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
 QUERIES_AT_ONCE, RERANKED_AT_ONCE = 256, 16
 
+RERANK = click.option("--rerank", "reranker", metavar="MODEL", help="A cross-encoder whose scores decide.")
+BUDGET = click.option("--budget", type=click.IntRange(min=1), help="Most calls of it for a query.  [default: 100]")
+METHOD = click.option(
+    "--method",
+    type=click.Choice(["plain", "anchors", "adaptive"]),
+    help="What the calls are spent on: the first hits, or what they show to be promising.  [default: plain]",
+)
+
 
 @click.command()
 @INDEX
@@ -41,14 +49,10 @@ QUERIES_AT_ONCE, RERANKED_AT_ONCE = 256, 16
 )
 @click.option("--exact", is_flag=True, help="Look at every vector, whatever the index.")
 @MODEL
-@click.option("--rerank", "reranker", metavar="MODEL", help="A cross-encoder whose scores decide.")
-@click.option("--budget", type=click.IntRange(min=1), help="Most calls of it for a query.  [default: 100]")
+@RERANK
+@BUDGET
 @click.option("--budget-ms", "milliseconds", type=click.FloatRange(min=0, min_open=True), help="Most time for them.")
-@click.option(
-    "--method",
-    type=click.Choice(["plain", "anchors", "adaptive"]),
-    help="What the calls are spent on: the first hits, or what they show to be promising.  [default: plain]",
-)
+@METHOD
 @click.option("--explain", is_flag=True, help="Show what each score is made of.")
 @click.option(
     "--format", "format_", type=click.Choice(["table", "json", "jsonl", "trec"]), default="table", show_default=True
@@ -68,8 +72,7 @@ def query(
         text, queries = None, "-" if queries is None else queries
     if (text is None) == (queries is None):
         raise click.UsageError("give either TEXT or -i FILE")
-    if reranker is None and (budget, milliseconds, method) != (None, None, None):
-        raise click.UsageError("--budget, --budget-ms and --method are of a cross-encoder: name it with --rerank MODEL")
+    check_reranking(reranker, budget, milliseconds, method)
     if reranker is not None and exact:
         raise click.UsageError("--exact looks at vectors alone: leave it or --rerank out")
     if explain and format_ == "trec":
@@ -80,7 +83,8 @@ def query(
     from .engine import Engine
     from .output import WRITERS
     from .records import Fields
-    from .reranking import BUDGET, Reranking
+    from .reranking import BUDGET as CALLS
+    from .reranking import Reranking
 
     if expression is not None:
         parse_filter(expression)  # a slip is told before the model is loaded
@@ -91,7 +95,7 @@ def query(
             answers = _answers(engine, asked, k, expression, exact)
         else:
             how = Reranking(
-                scorer=engine.scorer(reranker), budget=budget or BUDGET, method=method or "plain",
+                scorer=engine.scorer(reranker), budget=budget or CALLS, method=method or "plain",
                 milliseconds=milliseconds,
             )  # fmt: skip
             answers = _reranked(engine, asked, k, expression, how)
@@ -197,6 +201,17 @@ def export_model(source: str, output: str, whitening: str | None) -> None:
     else:
         export(source, Whitening.load(whitening), output)
     logging.getLogger(__name__).info("%s: load it with SentenceTransformer(%r)", output, output)
+
+
+def check_reranking(reranker: str | None, *of_it: object) -> None:
+    """Refuse what says how a cross-encoder is asked where none is named.
+
+    Raises
+    ------
+    click.UsageError
+    """
+    if reranker is None and any(value is not None for value in of_it):
+        raise click.UsageError("--budget, --budget-ms and --method are of a cross-encoder: name it with --rerank MODEL")
 
 
 def _queries(text: str | None, path: str | None, fields: Fields, format_: Any) -> Iterator[tuple[str, str]]:

@@ -260,7 +260,7 @@ class Engine:
         rerank : str or callable, optional
             A cross-encoder's name or folder, or ``scorer(query, texts) -> scores``: hits then have its scores.
         budget : int, default=100
-            Most calls of it for one query.
+            Most calls of it for one query; what it was not asked about does not come back.
         method : {"plain", "anchors", "adaptive"}, default="plain"
             What the calls are spent on: the first hits, or what is found by them to be promising
             (`retrieval.cross.CrossEncoderSearch`).

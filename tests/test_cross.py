@@ -147,6 +147,13 @@ def test_no_pair_is_scored_twice_and_the_budget_holds(method: Any, budget: int) 
         assert {each.row for each in trace.found} == {row for one, row in asked if one == query}
 
 
+@pytest.mark.parametrize("method", ["plain", "anchors", "adaptive"])
+def test_vectors_that_are_all_alike_say_nothing_and_do_no_harm(method: Any) -> None:
+    search = CrossEncoderSearch(np.ones((50, 3)), lambda query, rows: [-row for row in rows], method=method, budget=50)
+    assert search.search("q", query_vector=np.ones(3), k=3) == [(0, 0), (1, -1), (2, -2)]
+    assert len(search.search("q", query_vector=np.zeros(3), k=60)) == 50
+
+
 def test_with_calls_for_every_item_the_order_is_the_scorers() -> None:
     (trace, *_) = traced(budget=N)
     assert [one.row for one in trace.found] == np.argsort(-WORLD.scores[0], kind="stable").tolist()
@@ -324,6 +331,11 @@ def test_values_that_cannot_be_used_are_told(how: dict[str, Any], says: str) -> 
         traced(**how)
 
 
+def test_a_basis_has_one_of_three_structures() -> None:
+    with pytest.raises(InputError, match="all, SQ8, IVF"):
+        Basis(WORLD.vectors, structure="HNSW")  # type: ignore[arg-type]
+
+
 def test_k_must_be_a_number_of_hits() -> None:
     with pytest.raises(InputError, match="k=0"):
         CrossEncoderSearch(WORLD.vectors, WORLD.scorer).search(0, query_vector=WORLD.query_vectors[0], k=0)
@@ -346,12 +358,13 @@ def test_a_basis_ranks_as_its_columns_do(dtype: Any) -> None:
         assert predicted[found].min() >= np.sort(predicted)[-50] - 1e-4
 
 
-def test_an_inverted_file_finds_nearly_what_a_full_scan_finds() -> None:
-    exact, by_index = (Basis(WORLD.vectors, WORLD.anchors, index=index) for index in (False, True))
+@pytest.mark.parametrize("structure, at_least", [("SQ8", 27), ("IVF", 24)])
+def test_other_structures_find_nearly_what_a_full_scan_finds(structure: Any, at_least: int) -> None:
+    exact, by_index = (Basis(WORLD.vectors, WORLD.anchors, structure=one) for one in ("all", structure))
     weights = RNG.normal(size=(20, exact.dim))
     pairs = zip(exact.best(weights, [30] * 20), by_index.best(weights, [30] * 20), strict=True)
     shared = [len(set(one.tolist()) & set(two.tolist())) for one, two in pairs]
-    assert np.mean(shared) >= 24
+    assert np.mean(shared) >= at_least
     allowed = np.arange(N) < 40
     for one, two in zip(exact.best(weights, [9] * 20, allowed), by_index.best(weights, [9] * 20, allowed), strict=True):
         assert len(set(one.tolist()) & set(two.tolist())) >= 8 and two.max() < 40

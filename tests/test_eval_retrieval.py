@@ -50,6 +50,17 @@ def test_a_worked_example(engine: Engine, tmp_path: Path) -> None:
     assert list(report.run["q1"])[:2] == ["d1", "d2"]
 
 
+def test_a_scorer_may_decide(engine: Engine) -> None:
+    """d2 comes first if "gamma" is wanted; it is judged 1 and d1 is not."""
+    judged = RetrievalSet(name="s", queries={"q": "alpha beta"}, qrels={"q": {"d2": 1}})
+    assert evaluate_retrieval(engine, judged, measures=("R@1",))["R@1"] == 0
+    wanting = {"rerank": lambda query, texts: [float("gamma" in text) for text in texts], "budget": 2}
+    for method in ("plain", "anchors", "adaptive"):
+        report = evaluate_retrieval(engine, judged, measures=("R@1",), method=method, **wanting)  # type: ignore[arg-type]
+        assert len(report.run["q"]) == 2
+        assert method == "anchors" or report["R@1"] == 1
+
+
 @pytest.mark.parametrize("grades", [(1, 1, 1, 1), (1, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 0)])
 def test_the_oracle_agrees_for_full_partial_and_empty_judgements(engine: Engine, grades: tuple[int, ...]) -> None:
     pytrec_eval = pytest.importorskip("pytrec_eval")
