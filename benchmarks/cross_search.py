@@ -179,9 +179,8 @@ def measured(case: Case, truth: Float32, anchors: Float32) -> list[dict[str, Any
                 row[f"interval@{k}"] = interval(shares)
             found = [{case.ids[one.row]: one.score for one in trace.found} for trace in traces]
             row["nDCG@10"] = ndcg(case, found)
-            row["fallbacks"] = round(
-                float(np.mean([trace.fallbacks / max(1, trace.rounds - 1) for trace in traces])), 3
-            )
+            fallen = [trace.fallbacks / max(1, trace.rounds - 1) for trace in traces]
+            row["fallbacks"] = round(100 * float(np.mean(fallen)), 1)
             rows.append(row)
             note(f"{case.name} {row}")
     return rows

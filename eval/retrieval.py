@@ -19,6 +19,7 @@ from retrieval.corpora import read_corpus
 from retrieval.cross.calls import Scorer
 from retrieval.cross.search import Method
 from retrieval.progress import progress_bar
+from retrieval.reranking import BUDGET
 from retrieval.streams import decoded, lines_of
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def evaluate_retrieval(
     measures : sequence of str, default=("nDCG@10", "R@100")
         Measures in the notation of ir_measures.
     depth : int, default=100
-        Hits asked for; measures with a larger cut-off would be too low and are refused.
+        Hits asked for; measures with a larger cut-off (than the budget, too) would be too low and are refused.
     split : str, default="test"
     rerank, budget, method
         A cross-encoder that decides: see `Engine.search`.
@@ -191,6 +192,7 @@ def evaluate_retrieval(
     import ir_measures
 
     judged = dataset if isinstance(dataset, RetrievalSet) else load_retrieval(dataset, split)
+    deepest = depth if rerank is None else min(depth, BUDGET if budget is None else budget)
     wanted = []
     for name in measures:
         try:
@@ -199,8 +201,9 @@ def evaluate_retrieval(
             raise InputError(
                 f"measure {name!r} is not known to ir_measures; expected one like nDCG@10 or R@100"
             ) from error
-        if not 1 <= (cutoff := measure.params.get("cutoff", 1)) <= depth:
-            raise InputError(f"measure {name} looks {cutoff} deep, but {depth} hits are asked for; expected 1 to depth")
+        if not 1 <= (cutoff := measure.params.get("cutoff", 1)) <= deepest:
+            what = f"{depth} hits are asked for" if deepest == depth else f"{deepest} calls give as many hits"
+            raise InputError(f"measure {name} looks {cutoff} deep, but {what}; expected 1 to {deepest}")
         wanted.append(measure)
     run: dict[str, dict[str, float]] = {}
     ids = list(judged.queries)

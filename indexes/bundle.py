@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from .catalogue import Catalogue, StoredDocument
 from .errors import RESTORE, IndexCorruptError, IndexError_, InputError
 from .files import FileEntry, map_array
-from .loaded import LoadedSegment
+from .loaded import LoadedSegment, nearest, searched
 from .manifest import Manifest, Segment
 from .stored import StoredVectors
 from .vectors import check_unit
@@ -36,9 +36,6 @@ from .vectors import check_unit
 T = TypeVar("T")
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
-
-DECIMALS = 6
-"""Scores are rounded here: float32 arithmetic differs below it between one query and a batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +80,11 @@ class Bundle:
         """One committed state, the newest, for as long as the block lasts; gives what a function reads of it first.
 
         If files are missing because a writer committed the next state meanwhile and swept them away, that function is
-        called again, in the next state; so it should do nothing but read.
+        called again, in the next state; so it should do nothing but read. Within another block it has that one's state.
         """
+        if self._catalogue.in_snapshot:  # the outer block looks for changes, and begins again
+            yield prepare()
+            return
         while True:
             lost = None
             with self._catalogue.snapshot() as manifest:
@@ -266,8 +266,12 @@ class Bundle:
 
     def searched_vectors(self) -> StoredVectors:
         """The unit rows of all live rows that are searched, as the structures hold them (8-bit codes decoded)."""
-        parts = [(loaded.index.as_array(), *loaded.live()) for loaded in self._loaded]
-        return StoredVectors(parts, self.manifest.dim, np.float32)
+        return searched(self._loaded, self.manifest.dim)
+
+    @property
+    def loaded(self) -> tuple[LoadedSegment, ...]:
+        """The segments of the state that is loaded; they stay as they are, whatever is committed later."""
+        return tuple(self._loaded)
 
     def rows(self, segment: Segment, dead: Int64) -> Int64:
         """The live rows of a segment, without those that are about to be deleted."""
@@ -308,12 +312,13 @@ class Bundle:
     def _search(
         self, vectors: Float32, k: int, filter: str | Mapping[str, Any] | None, exact: bool
     ) -> list[list[Found]]:
+        check_unit(vectors, self._manifest.dim)
         wanted = None if filter is None else self._catalogue.rows_matching(filter)
-        scores, rows = self.nearest(vectors, k + 8, wanted, exact)
+        scores, rows = nearest(self._loaded, vectors, k + 8, wanted, exact)
         open_ended = np.arange(len(vectors))
         while len(open_ended := open_ended[_tied_at_end(scores[open_ended], rows[open_ended], k)]):
             depth = min(2 * rows.shape[1], self._manifest.next_row)
-            deeper_scores, deeper_rows = self.nearest(vectors[open_ended], depth, wanted, exact)
+            deeper_scores, deeper_rows = nearest(self._loaded, vectors[open_ended], depth, wanted, exact)
             if deeper_rows.shape[1] <= rows.shape[1]:
                 break
             grown = ((0, 0), (0, deeper_rows.shape[1] - rows.shape[1]))
@@ -331,40 +336,6 @@ class Bundle:
             )[:k]
             for rows_of, scores_of in zip(rows, scores, strict=True)
         ]
-
-    def nearest(
-        self, vectors: Float32, depth: int, wanted: Int64 | None = None, exact: bool = False
-    ) -> tuple[Float32, Int64]:
-        """Rounded scores and rows of the state that is loaded, best first, both (q, at most depth); call it in `read`.
-
-        Parameters
-        ----------
-        vectors : ndarray of shape (q, dim), float32
-            Unit rows.
-        depth : int
-        wanted : ndarray of shape (m,), int64, optional
-            Only these rows.
-        exact : bool, default=False
-
-        Returns
-        -------
-        scores : ndarray, float64
-        rows : ndarray, int64
-            -1 (and score -inf) where fewer rows than depth are there.
-        """
-        check_unit(vectors, self._manifest.dim)
-        all_scores, all_rows = [np.empty((len(vectors), 0))], [np.empty((len(vectors), 0), np.int64)]
-        for loaded in self._loaded:
-            allowed = loaded.alive
-            if wanted is not None:
-                allowed = np.zeros(loaded.segment.count, np.bool_)
-                allowed[loaded.positions_of(wanted)] = True
-            scores, positions = loaded.index.search(vectors, depth, allowed=allowed, exact=exact)
-            all_scores.append(scores.astype(np.float64).round(DECIMALS))
-            all_rows.append(np.where(positions >= 0, loaded.rows[positions], -1))
-        scores, rows = np.hstack(all_scores), np.hstack(all_rows)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
-        return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
     def _load(self, manifest: Manifest) -> None:
         if manifest.generation == self._generation:

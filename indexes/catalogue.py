@@ -150,6 +150,12 @@ class Catalogue:
 
         return Database(self._file.connection)
 
+    @property
+    def in_snapshot(self) -> bool:
+        """Whether this thread is within a snapshot; what is read now is of its state."""
+        with self._lock:
+            return self._state is not None
+
     @contextmanager
     def snapshot(self) -> Iterator[Manifest]:
         """One committed state: everything read inside belongs together, whatever a writer does meanwhile.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +14,14 @@ from numpy.typing import NDArray
 from .errors import IndexCorruptError, InputError
 from .files import map_array
 from .manifest import Segment
+from .stored import StoredVectors
 from .vectors import VectorIndex
 
+Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
+
+DECIMALS = 6
+"""Scores are rounded here: float32 arithmetic differs below it between one query and a batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,3 +119,45 @@ class LoadedSegment:
             return None, self.rows
         positions = np.flatnonzero(alive)
         return positions, self.rows[positions]
+
+
+def nearest(
+    segments: Sequence[LoadedSegment], vectors: Float32, depth: int, wanted: Int64 | None = None, exact: bool = False
+) -> tuple[Float32, Int64]:
+    """Rounded scores and rows over all segments, best first.
+
+    Parameters
+    ----------
+    segments : sequence of LoadedSegment
+    vectors : ndarray of shape (q, dim), float32
+        Unit rows.
+    depth : int
+    wanted : ndarray of shape (m,), int64, optional
+        Only these rows.
+    exact : bool, default=False
+        Look at every row, whatever the structure.
+
+    Returns
+    -------
+    scores : ndarray of shape (q, at most depth), float64
+    rows : ndarray of shape (q, at most depth), int64
+        -1 (and score -inf) where fewer rows than depth are there.
+    """
+    all_scores: list[Any] = [np.empty((len(vectors), 0))]
+    all_rows = [np.empty((len(vectors), 0), np.int64)]
+    for loaded in segments:
+        allowed = loaded.alive
+        if wanted is not None:
+            allowed = np.zeros(loaded.segment.count, np.bool_)
+            allowed[loaded.positions_of(wanted)] = True
+        scores, positions = loaded.index.search(vectors, depth, allowed=allowed, exact=exact)
+        all_scores.append(scores.astype(np.float64).round(DECIMALS))
+        all_rows.append(np.where(positions >= 0, loaded.rows[positions], -1))
+    found, rows = np.hstack(all_scores), np.hstack(all_rows)
+    order = np.argsort(-found, axis=1, kind="stable")[:, :depth]
+    return np.take_along_axis(found, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def searched(segments: Sequence[LoadedSegment], dim: int) -> StoredVectors:
+    """The unit rows of all live rows that are searched, as the structures hold them (8-bit codes decoded)."""
+    return StoredVectors([(loaded.index.as_array(), *loaded.live()) for loaded in segments], dim, np.float32)

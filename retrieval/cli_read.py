@@ -51,7 +51,12 @@ METHOD = click.option(
 @MODEL
 @RERANK
 @BUDGET
-@click.option("--budget-ms", "milliseconds", type=click.FloatRange(min=0, min_open=True), help="Most time for them.")
+@click.option(
+    "--budget-ms",
+    "milliseconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Most time for them; --budget holds besides.",
+)
 @METHOD
 @click.option("--explain", is_flag=True, help="Show what each score is made of.")
 @click.option(
@@ -211,7 +216,7 @@ def check_reranking(reranker: str | None, *of_it: object) -> None:
     click.UsageError
     """
     if reranker is None and any(value is not None for value in of_it):
-        raise click.UsageError("--budget, --budget-ms and --method are of a cross-encoder: name it with --rerank MODEL")
+        raise click.UsageError("--budget and --method say how a cross-encoder is asked: name it with --rerank MODEL")
 
 
 def _queries(text: str | None, path: str | None, fields: Fields, format_: Any) -> Iterator[tuple[str, str]]:

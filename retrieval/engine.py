@@ -81,7 +81,7 @@ class Engine:
         self._bundle = bundle
         self._model = encoder
         self._encoder: Encoder | None = None
-        self._scorer: tuple[str | Scorer, Scorer] | None = None
+        self._scorer: tuple[str, Scorer] | None = None
         self._whitening: tuple[object, Whitening | None] = (None, None)
         self._writing = Lock()  # threads take turns; another process is refused by the folder's own lock
         if bundle.searchable:
@@ -317,15 +317,16 @@ class Engine:
         filter: str | Mapping[str, Any] | None = None,
     ) -> list[Reranked]:
         """`search` with a cross-encoder, for queries and what `encode` made of them; with what each cost."""
-        return self._bundle.read(
-            lambda: rerank_hits(self._bundle, queries, whiten(raw, self.whitening), k, how, filter=filter)
-        )
+        return rerank_hits(self._bundle, queries, lambda: whiten(raw, self.whitening), k, how, filter=filter)
 
     def scorer(self, rerank: str | Scorer) -> Scorer:
-        """A cross-encoder, loaded once for as long as the same is asked for."""
-        if self._scorer is None or self._scorer[0] != rerank:
-            self._scorer = rerank, scorer_of(rerank)
-        return self._scorer[1]
+        """A cross-encoder, loaded once for as long as the same name is asked for; a scorer as it is."""
+        if not isinstance(rerank, str):
+            return scorer_of(rerank)
+        held = self._scorer
+        if held is None or held[0] != rerank:
+            held = self._scorer = rerank, scorer_of(rerank)
+        return held[1]
 
     def embed(self, texts: Sequence[str], role: Role = "document") -> Float32:
         """Unit rows of shape (n, dim), float32: encoded, then whitened as this index is.

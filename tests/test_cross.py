@@ -220,7 +220,8 @@ def test_texts_go_to_the_scorer() -> None:
         return [WORLD.scores[int(query)][int(text.removeprefix("text "))] for text in some]
 
     expected = [(one.row, one.score) for one in traced()[3].found[:10]]
-    for given_texts in (texts, lambda rows: [texts[row] for row in rows]):
+    array = np.array(texts)
+    for given_texts in (texts, array, lambda rows: [texts[row] for row in rows], lambda rows: array[rows]):
         search = CrossEncoderSearch(
             WORLD.vectors, scorer, texts=given_texts, anchors=WORLD.anchors, anchor_vectors=WORLD.anchor_vectors
         )
@@ -269,9 +270,40 @@ def test_calls_stop_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
     search = CrossEncoderSearch(WORLD.vectors, scorer, budget=500)
     (trace,) = search.trace([0], WORLD.query_vectors[:1], milliseconds=100)
-    assert trace.calls == 50
+    assert 48 <= trace.calls <= 50
+    one, two = search.trace([0, 1], WORLD.query_vectors[:2], milliseconds=100)
+    assert 48 <= one.calls == two.calls <= 50
     (trace,) = search.trace([0], WORLD.query_vectors[:1], milliseconds=0.001)
     assert trace.calls == module.PROBE
+
+
+def test_a_slow_first_call_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that warms up took 400 ms for 8 calls, and the search stopped at 19 of 600."""
+    clock, warm = [0.0], [0.4]
+
+    def scorer(query: int, rows: Sequence[int]) -> Array:
+        clock[0] += warm.pop() if warm else 0.001 * len(rows)
+        return WORLD.scorer(query, rows)
+
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    for method in ("plain", "adaptive"):
+        warm[:] = [0.4]
+        search = CrossEncoderSearch(WORLD.vectors, scorer, budget=500, method=method)  # type: ignore[arg-type]
+        (trace,) = search.trace([0], WORLD.query_vectors[:1], milliseconds=850)
+        assert 400 < trace.calls < 460
+
+
+def test_scores_that_are_all_equal_leave_the_order_to_the_bi_encoder() -> None:
+    """A grader says 5 to what the bi-encoder has from rank 31 to 60, and -5 to all else."""
+    rng = np.random.default_rng(8)
+    vectors, query = unit(rng.normal(size=(2000, 32))), unit(rng.normal(size=32))
+    scores = np.full(2000, -5.0)
+    scores[np.argsort(-(vectors @ query))[30:60]] = 5
+    for structure in ("all", "SQ8"):
+        search = CrossEncoderSearch(Basis(vectors, structure=structure), lambda q, rows: scores[rows], budget=100)  # type: ignore[arg-type]
+        (trace,) = search.trace(["q"], query[None])
+        second = {one.row for one in trace.found if one.round == 2}
+        assert trace.fallbacks and len(second & set(np.argsort(-(vectors @ query))[20:40].tolist())) >= 18
 
 
 # What a scorer must not give
@@ -292,6 +324,15 @@ def test_equal_texts_may_have_the_same_probability() -> None:
         texts=["same"] * 5 + [str(i) for i in range(N - 5)], budget=N,
     )  # fmt: skip
     assert [row for row, _ in search.search("q", query_vector=WORLD.query_vectors[0], k=5)] == [0, 1, 2, 3, 4]
+
+
+def test_graders_and_shares_are_no_saturated_probabilities() -> None:
+    for scorer in (
+        lambda q, rows: [float(row % 7 == 0) for row in rows],
+        lambda q, rows: [row % 3 / 2 for row in rows],
+    ):
+        (trace, *_) = traced(scorer=scorer, budget=50)
+        assert trace.calls == 50
 
 
 @pytest.mark.parametrize(
@@ -322,6 +363,9 @@ def test_what_is_no_score_is_refused(scores: Any, says: str) -> None:
         ({"vectors": np.full((N, 3), np.nan)}, "not finite"),
         ({"vectors": np.empty((0, 3))}, "neither of them 0"),
         ({"query_vectors": None, "method": "plain"}, "expected query_vector"),
+        ({"vectors": None, "anchor_vectors": None, "method": "plain"}, "expected vectors in the basis"),
+        ({"vectors": None, "query_vectors": np.ones((60, 3))}, r"expected \(16,\)"),
+        ({"query_vectors": np.full((60, D), np.nan)}, "all of it finite"),
         ({"query_vectors": WORLD.query_vectors[:3]}, "3 query vectors for 60"),
         ({"query_vectors": np.ones((60, 3))}, r"expected \(16,\)"),
     ],
@@ -334,6 +378,12 @@ def test_values_that_cannot_be_used_are_told(how: dict[str, Any], says: str) -> 
 def test_a_basis_has_one_of_three_structures() -> None:
     with pytest.raises(InputError, match="all, SQ8, IVF"):
         Basis(WORLD.vectors, structure="HNSW")  # type: ignore[arg-type]
+
+
+def test_a_time_is_no_budget_for_fixed_landmarks() -> None:
+    search = CrossEncoderSearch(WORLD.vectors, WORLD.scorer, method="anchors")
+    with pytest.raises(InputError, match="not milliseconds"):
+        search.trace([0], WORLD.query_vectors[:1], milliseconds=10)
 
 
 def test_k_must_be_a_number_of_hits() -> None:
@@ -410,6 +460,12 @@ def test_any_number_of_different_rows_can_be_had(seed: int, n: int, count: int) 
 def test_greedy_landmarks_beat_random_ones() -> None:
     how: dict[str, Any] = {"vectors": None, "query_vectors": None, "anchor_vectors": None, "method": "anchors"}
     basis = Basis(None, WORLD.anchors)
+    allowed = np.arange(N) % 2 == 0
+    of_half = basis.landmarks(30, allowed)
+    assert allowed[of_half].all()
+    assert explained(basis.rows(np.arange(N)), of_half[:12].tolist()) > explained(
+        basis.rows(np.arange(N)), np.flatnonzero(allowed)[:12].tolist()
+    )
     chosen = WORLD.recall(traced(**(how | {"anchors": WORLD.anchors}), budget=40), 10)
     rows, chance = np.random.default_rng(7), []
     for _ in range(5):

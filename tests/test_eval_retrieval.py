@@ -59,6 +59,8 @@ def test_a_scorer_may_decide(engine: Engine) -> None:
         report = evaluate_retrieval(engine, judged, measures=("R@1",), method=method, **wanting)  # type: ignore[arg-type]
         assert len(report.run["q"]) == 2
         assert method == "anchors" or report["R@1"] == 1
+    with pytest.raises(InputError, match="2 calls give as many hits"):
+        evaluate_retrieval(engine, judged, measures=("R@10",), **wanting)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("grades", [(1, 1, 1, 1), (1, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 0)])

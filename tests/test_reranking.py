@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ from numpy.typing import NDArray
 from test_cli import run
 from test_engine import texts
 
-from indexes.errors import InputError, ModelError
+from indexes.errors import IndexError_, InputError, ModelError
+from indexes.vectors import VectorIndex
 from retrieval import Document, Engine, Whitening
+from retrieval.cross import Basis, CrossEncoderSearch
+from retrieval.cross.indexed import IndexBasis
 from retrieval.reranking import Reranking
 
 TEXTS = texts(400)
@@ -110,9 +115,69 @@ def test_filters_deletions_and_segments_hold(tmp_path: Path) -> None:
         assert engine.search(QUERIES[0], rerank=scorer, filter="n > 1000") == []
 
 
-def test_equal_scores_go_by_id(engine: Engine) -> None:
-    hits = engine.search(QUERIES[0], 4, rerank=lambda query, some: [0.0] * len(some), budget=400)
-    assert [hit.doc_id for hit in hits] == ["000", "001", "002", "003"]
+def test_equal_scores_go_by_id(tmp_path: Path) -> None:
+    corpus = [Document(doc_id=f"{99 - i:02}", text=text) for i, text in enumerate(TEXTS[:100])]
+    with Engine.build(corpus, tmp_path / "i", model="hash:32") as engine:
+        hits = engine.search(QUERIES[0], 4, rerank=lambda query, some: [0.0] * len(some), budget=400)
+    assert [hit.doc_id for hit in hits] == ["00", "01", "02", "03"]
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_an_index_s_own_structure_picks_as_a_basis_of_its_vectors_does(tmp_path: Path, shift: float) -> None:
+    """Vectors that all point one way, too: both scale them alike."""
+    with Engine.build(TEXTS, tmp_path / "i", model="hash:32", whitening=None, index="Flat") as engine:
+        (segment,), vectors = engine._bundle.loaded, engine.embed(TEXTS).astype(np.float64)
+    vectors += shift * vectors.mean(axis=0) / np.linalg.norm(vectors.mean(axis=0))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    scores = np.sin(3 * vectors @ np.random.default_rng(0).normal(size=32))
+    asked = vectors.astype(np.float32)
+    index = VectorIndex.build("Flat", 32, lambda: asked, [asked])
+    bases = (IndexBasis([dataclasses.replace(segment, structure=index)], 32), Basis(vectors))
+    one, two = (
+        CrossEncoderSearch(basis, lambda query, rows: scores[list(rows)], budget=50).trace(range(5), asked[:5])
+        for basis in bases
+    )
+    for of_index, of_basis in zip(one, two, strict=True):
+        assert len({found.row for found in of_index.found} & {found.row for found in of_basis.found}) >= 48
+
+
+def test_a_scorer_s_own_error_is_not_the_index_s(engine: Engine) -> None:
+    def scorer(query: str, some: Sequence[str]) -> list[float]:
+        raise FileNotFoundError("my-model.bin")
+
+    with pytest.raises(FileNotFoundError, match="my-model"):
+        engine.search(QUERIES[0], rerank=scorer)
+
+
+def test_a_scorer_may_use_the_index_from_another_thread(engine: Engine) -> None:
+    def scorer(query: str, some: Sequence[str]) -> list[float]:
+        with ThreadPoolExecutor(1) as pool:
+            return [float(hit.score) for hit in pool.submit(engine.search, query, len(some)).result(30)]
+
+    assert len(engine.search(QUERIES[0], 3, rerank=scorer, budget=5)) == 3
+
+
+@pytest.mark.parametrize("method", ["plain", "adaptive"])
+def test_a_search_begins_again_where_the_index_changed_meanwhile(tmp_path: Path, method: Any) -> None:
+    with Engine.build(TEXTS[:100], tmp_path / "i", model="hash:32") as engine, Engine.open(tmp_path / "i") as other:
+        gone: list[str] = []
+
+        def scorer(query: str, some: Sequence[str]) -> list[float]:
+            if not gone:
+                gone.append(other.search(some[0], 1)[0].doc_id)
+                other.delete(gone)
+                other.add([("new", "w1 w2 w3")])
+            return Wanting()(query, some)
+
+        hits = engine.search("w1 w2 w3", 5, rerank=scorer, budget=40, method=method)
+        assert hits[0].doc_id == "new" and gone[0] not in {hit.doc_id for hit in hits}
+
+        def restless(query: str, some: Sequence[str]) -> list[float]:
+            other.add([(f"more {len(other)}", f"w{len(other)}")])
+            return Wanting()(query, some)
+
+        with pytest.raises(IndexError_, match="changed 5 times"):
+            engine.search("w1", 5, rerank=restless, budget=40, method=method)
 
 
 def test_what_it_cost_is_told(engine: Engine) -> None:

@@ -108,12 +108,15 @@ class Basis:
         if query_vector is None:
             return np.empty((self.dim, 0))
         query = np.asarray(query_vector, np.float64)
+        expected = {
+            *(() if self._vectors is None else (self._vectors.dim,)),
+            *(() if self._likeness is None else (self._likeness.shape[1],)),
+        }
+        if query.ndim != 1 or (expected and expected != {len(query)}) or not np.isfinite(query).all():
+            dims = " and ".join(map(str, sorted(expected))) or "d"
+            raise InputError(f"query_vector has shape {query.shape}; expected ({dims},), all of it finite")
         found = []
         if self._vectors is not None:
-            if query.shape != (self._vectors.dim,) or not np.isfinite(query).all():
-                raise InputError(
-                    f"query_vector has shape {query.shape}; expected ({self._vectors.dim},), all of it finite"
-                )
             found.append(self._placed(self._vectors, query))
         if self._likeness is not None:
             assert self._anchors is not None
@@ -147,13 +150,18 @@ class Basis:
                 found.append(_largest(scores if allowed is None else np.where(allowed, scores, -np.inf), k))
         return found
 
-    def landmarks(self, count: int) -> Int64:
+    def landmarks(self, count: int, allowed: Bool | None = None) -> Int64:
         """Items that stand for all others, the most telling first (`greedy_rows` over a sample of them)."""
+        if allowed is not None:
+            return self._chosen(np.flatnonzero(allowed), count)
         if count > len(self._landmarks):
-            positions = np.linspace(0, self.n - 1, min(max(SAMPLE, count), self.n)).astype(np.int64)
-            positions = np.unique(positions)
-            self._landmarks = positions[greedy_rows(self.rows(positions), count)]
+            self._landmarks = self._chosen(np.arange(self.n), count)
         return self._landmarks[:count]
+
+    def _chosen(self, items: Int64, count: int) -> Int64:
+        places = np.linspace(0, len(items) - 1, min(max(SAMPLE, count), len(items))).astype(np.int64)
+        sample = items[np.unique(places)]
+        return np.asarray(sample[greedy_rows(self.rows(sample), count)])
 
     def _block(self, name: str, values: Array) -> _Block:
         block = _Block(name, values)
@@ -174,7 +182,7 @@ class Basis:
         return np.linalg.solve(kernel + LIKENESS_RIDGE * np.eye(len(kernel)), vectors)
 
     def _placed(self, block: _Block, weights: Float64) -> Float64:
-        """Weights of a block's own values as weights of all columns; what is constant over the items is left out."""
+        """Weights of a block's own values as weights of all columns; its mean, left out, is a constant."""
         parts = [weights / one.scale if one is block else np.zeros(one.dim) for one in self._blocks]
         return np.concatenate(parts)
 
@@ -190,7 +198,7 @@ class Basis:
         return [row[row >= 0][:k] for row, k in zip(positions, depth, strict=True)]
 
     def _indexed(self, structure: Structure) -> VectorIndex:
-        lists = max(1, min(int(4 * self.n**0.5), self.n // 39))  # FAISS warns below 39 rows a list
+        lists = max(1, min(int(4 * self.n**0.5), self.n // 39))  # k-means wants 39 rows a list
         training = np.linspace(0, self.n - 1, min(self.n, max(SAMPLE, 64 * lists))).astype(np.int64)
         steps = range(0, self.n, 8192)
         return VectorIndex.build(
@@ -218,8 +226,7 @@ class _Block:
         if not np.isfinite(squares):
             raise InputError(f"{name} hold a number that is not finite")
         self.mean = total / len(values)
-        variance = squares / len(values) - float(self.mean @ self.mean)
-        self.scale = variance**-0.5 if variance > 1e-12 * squares / len(values) else 1.0
+        self.scale = spread_of(squares / len(values), self.mean)
 
     @property
     def dim(self) -> int:
@@ -234,6 +241,12 @@ class _Block:
         """Products of all items with weights (q, dim), of shape (n, q), up to a constant for each query."""
         dtype = np.float64 if self.values.dtype == np.float64 else np.float32
         return np.asarray(self.values @ (weights * self.scale).T.astype(dtype))
+
+
+def spread_of(square: float, mean: Float64) -> float:
+    """The scale at which rows of a mean squared length have length one in the mean, once their mean is taken away."""
+    variance = square - float(mean @ mean)
+    return variance**-0.5 if variance > 1e-12 * square else 1.0
 
 
 def _structure(numbers: int) -> Structure:

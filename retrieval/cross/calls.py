@@ -14,7 +14,7 @@ Scorer = Callable[[Any, Sequence[Any]], Any]
 """scorer(query, texts) -> as many scores; higher is better. Its method scores(queries, texts), if any, takes pairs."""
 
 TIES, MANY = 0.01, 3
-"""At most this share of a query's scores, and fewer than so many, may be the same maximum of a probability."""
+"""So many different texts, and this share of a query's scores, at a probability of 1 are flat."""
 
 
 def score_pairs(scorer: Scorer, queries: Sequence[Any], texts: Sequence[Sequence[Any]]) -> list[NDArray[np.float64]]:
@@ -49,18 +49,20 @@ def _checked(scores: Any, texts: Sequence[Any]) -> NDArray[np.float64]:
 def check_saturation(scores: NDArray[np.float64], texts: Sequence[Any]) -> None:
     """Refuse probabilities that are flat at their end: the best cannot be told apart, nor fitted.
 
+    A grader of few grades is none of those: most of a saturated scorer's scores differ.
+
     Raises
     ------
     InputError
-        If all scores lie between 0 and 1 and several different texts share the highest, or the lowest.
+        If all scores lie between 0 and 1, most of them differ, and several different texts share a highest one of 1.
     """
-    if not len(scores) or scores.min() < 0.0 or scores.max() > 1.0 or scores.min() == scores.max():
+    if not len(scores) or scores.min() < 0.0 or not 1.0 - 1e-3 < scores.max() <= 1.0:
         return
-    for end, share in ((scores.max(), 1.0), (scores.min(), 0.0)):
-        tied = {texts[int(i)] for i in np.flatnonzero(scores == end)}
-        if abs(end - share) < 1e-3 and len(tied) >= max(MANY, TIES * len(scores)):
-            raise InputError(
-                f"{len(tied)} of {len(scores)} different texts share the score {end:.6g}: the scorer gives "
-                "probabilities that are flat at their end; expected raw logits (CrossEncoder.predict with "
-                "activation_fn=torch.nn.Identity(), in float32)"
-            )
+    tied = {str(texts[int(i)]) for i in np.flatnonzero(scores == scores.max())}
+    others = scores[scores < scores.max()]
+    if len(tied) >= max(MANY, TIES * len(scores)) and len(np.unique(others)) > 0.9 * len(others) and len(others):
+        raise InputError(
+            f"{len(tied)} of {len(scores)} different texts share the score {scores.max():.6g}: the scorer gives "
+            "probabilities that are flat at their end; expected raw logits (CrossEncoder.predict with "
+            "activation_fn=torch.nn.Identity(), in float32)"
+        )

@@ -74,7 +74,7 @@ def fit_scores(rows: Float64, prior: Float64, scores: Float64, ridge: float | No
     if len(scores) < 2:  # a constant fits one score
         return Fit(
             weights=np.zeros(rows.shape[1]), prior=np.zeros(prior.shape[1]), bias=float(scores.sum()),
-            left_out=np.full(len(scores), np.nan), ridge=ridge or RIDGES[-1],
+            left_out=np.full(len(scores), np.nan), ridge=RIDGES[-1] if ridge is None else ridge,
         )  # fmt: skip
     columns = np.hstack([rows, prior])
     mean, centre = columns.mean(axis=0), float(scores.mean())

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Columns(Protocol):
         """The items with the largest predictions."""
         ...  # pragma: no cover
 
-    def landmarks(self, count: int) -> Int64:
+    def landmarks(self, count: int, allowed: Bool | None = None) -> Int64:
         """Items that stand for all others."""
         ...  # pragma: no cover
 
@@ -173,13 +173,14 @@ class CrossEncoderSearch:
                 raise InputError(f"{name}={value!r}; expected a whole number of 1 or more")
         if ridge is not None and not 0 <= ridge < np.inf:
             raise InputError(f"ridge={ridge!r}; expected 0 or more")
-        if vectors is None or isinstance(vectors, np.ndarray):
-            self.basis: Columns = Basis(vectors, anchors, anchor_vectors)
+        if not hasattr(vectors, "directions"):
+            rows = None if vectors is None else np.asarray(vectors)
+            self.basis: Columns = Basis(rows, anchors, anchor_vectors)
         elif anchors is not None or anchor_vectors is not None:
             raise InputError("anchors are given beside a basis; expected them in it")
         else:
-            self.basis = vectors
-        if isinstance(texts, Sequence) and len(texts) != self.basis.n:
+            self.basis = cast(Columns, vectors)
+        if texts is not None and not callable(texts) and len(texts) != self.basis.n:
             raise InputError(f"there are {len(texts):,} texts for {self.basis.n:,} items; expected one for each")
         self.scorer, self.texts, self.method = scorer, texts, method
         self.budget, self.rounds, self.ridge, self.guard = int(budget), int(rounds), ridge, guard
@@ -225,7 +226,7 @@ class CrossEncoderSearch:
         query_vectors : ndarray of shape (q, d), optional
         allowed : ndarray of shape (n,), bool, optional
         milliseconds : float, optional
-            Calls stop where so much time a query would be spent; the budget holds besides.
+            Calls stop where so much time a query would be spent, by the pace of the last round, or at the budget.
         """
         if query_vectors is None and self.method == "plain":
             raise InputError("method='plain' ranks by the bi-encoder; expected query_vector")
@@ -235,41 +236,48 @@ class CrossEncoderSearch:
             raise InputError(f"allowed has shape {np.shape(allowed)}; expected ({self.basis.n},)")
         if milliseconds is not None and not milliseconds > 0:
             raise InputError(f"milliseconds={milliseconds!r}; expected more than 0")
+        if milliseconds is not None and self.method == "anchors":
+            raise InputError("method='anchors' divides a number of calls; expected a budget, not milliseconds")
         able = self.basis.n if allowed is None else int(np.count_nonzero(allowed))
-        budget = min(self.budget, able)
+        most = budget = min(self.budget, able)
         vectors: Any = [None] * len(queries) if query_vectors is None else query_vectors
         running = [
             _Running(query, self.basis.directions(vector)) for query, vector in zip(queries, vectors, strict=True)
         ]
-        started = time.perf_counter()
-        done, number = 0, 0
+        if self.method == "plain" and running and not running[0].directions.shape[1]:
+            raise InputError("method='plain' ranks by the bi-encoder; expected vectors in the basis")
+        left, done, number = milliseconds, 0, 0
         while done < budget and running:
             number += 1
+            began = time.perf_counter()
             count = self._round_size(number, budget, done, milliseconds is not None)
             picks = self._picks(running, number, count, allowed)
             self._score(running, picks, number)
             done += count
-            if milliseconds is not None:
-                spent = 1000 * (time.perf_counter() - started) / len(running)
-                budget = min(budget, int(done * milliseconds / spent))
+            if left is not None:
+                spent = 1000 * (time.perf_counter() - began) / len(running)
+                left -= spent
+                budget = min(most, done + int(max(left, 0.0) * count / max(spent, 1e-6)))
         return [one.trace(number) for one in running]
 
     def _round_size(self, number: int, budget: int, done: int, timed: bool) -> int:
-        """Calls of this round for each query."""
+        """Calls of this round for each query; under a budget of time few at first, which tell how long one takes."""
         if timed and number == 1:
-            return min(PROBE, budget)
-        if self.method == "plain":
-            return budget - done
-        if self.method == "anchors":
-            return max(1, budget // 2) if number == 1 else budget - done
-        if number == 1:
-            return min(budget, max(FEWEST, budget // self.rounds))
-        return -(-(budget - done) // max(1, self.rounds + 1 - number))
+            size = PROBE
+        elif self.method == "plain":
+            size = 2 * done if timed else budget
+        elif self.method == "anchors":
+            size = max(1, budget // 2) if number == 1 else budget
+        elif number == 1:
+            size = max(FEWEST, budget // self.rounds)
+        else:
+            size = -(-(budget - done) // max(1, self.rounds + 1 - number))
+        return min(size, budget - done)
 
     def _picks(self, running: list[_Running], number: int, count: int, allowed: Bool | None) -> list[_Picks]:
         """What each query's next calls are spent on."""
         if number == 1 and (self.method == "anchors" or not running[0].directions.shape[1]):
-            landmarks = self._landmarks(count, allowed)
+            landmarks = self.basis.landmarks(count, allowed)
             return [_Picks(landmarks, None) for _ in running]
         if self.method == "plain":
             weights = [one.directions[:, 0] for one in running]
@@ -290,6 +298,9 @@ class CrossEncoderSearch:
     def _fitted(self, one: _Running) -> tuple[Float64, Fit | None]:
         """The weights that predict all items, and the fit that they are of; the bi-encoder's if the guard says so."""
         rows, scores = self.basis.rows(np.array(one.rows)), np.array(one.scores)
+        if np.ptp(scores) == 0 and one.directions.shape[1]:  # they say nothing yet
+            one.fallbacks += 1
+            return one.directions.sum(axis=1), None
         prior = rows @ one.directions
         fit = fit_scores(rows, prior, scores, self.ridge)
         guarded = self.guard and one.directions.shape[1] > 0 and len(scores) >= FEWEST
@@ -298,12 +309,6 @@ class CrossEncoderSearch:
             return one.directions[:, 0], None
         return fit.weights + one.directions @ fit.prior, fit
 
-    def _landmarks(self, count: int, allowed: Bool | None) -> Int64:
-        if allowed is None:
-            return self.basis.landmarks(count)
-        able = np.flatnonzero(allowed)
-        return able[np.unique(np.linspace(0, len(able) - 1, count).astype(np.int64))]
-
     def _score(self, running: list[_Running], picks: list[_Picks], number: int) -> None:
         texts = [self._texts(pick.rows) for pick in picks]
         scores = score_pairs(self.scorer, [one.query for one in running], texts)
@@ -311,11 +316,10 @@ class CrossEncoderSearch:
             one.add(pick, of_query, some, number)
 
     def _texts(self, rows: Int64) -> Sequence[Any]:
+        numbers = [int(row) for row in rows]
         if self.texts is None:
-            return [int(row) for row in rows]
-        if callable(self.texts):
-            return self.texts([int(row) for row in rows])
-        return [self.texts[int(row)] for row in rows]
+            return numbers
+        return list(self.texts(numbers)) if callable(self.texts) else [self.texts[row] for row in numbers]
 
 
 @dataclass(frozen=True, slots=True)
