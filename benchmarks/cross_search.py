@@ -25,7 +25,7 @@ import ir_measures
 import numpy as np
 from numpy.typing import NDArray
 from remembering import CACHE, Remembering
-from shared_data import HERE, RETRIEVAL, STS, earlier, model_folder, sentences_of, write_result
+from shared_data import HERE, RETRIEVAL, SHARED, STS, earlier, lines_of, model_folder, sentences_of, write_result
 
 from eval import load_retrieval
 from retrieval import Engine
@@ -41,6 +41,7 @@ ANCHORS, QUERIES = 100, 100
 BUDGETS = (20, 50, 100, 200, 500)
 KS = (1, 10, 100)
 RESAMPLES = 1000
+PAIRS, TEXT, LINES = SHARED / "data" / "pairs", SHARED / "data" / "text", 30_000
 Float32 = NDArray[np.float32]
 
 
@@ -56,12 +57,8 @@ class Case:
     qrels: list[dict[str, int]] | None = None
 
 
-def sentences(name: str, size: int | None) -> Case:
-    """Sentences of the STS sets as documents; other sentences of theirs are queries."""
-    paths = [
-        path for folder in ("stsb-en", "sts12", "sts13", "sts14", "sts15") for path in (STS / folder).glob("*.tsv")
-    ]
-    texts = list(dict.fromkeys(text for path in sorted(paths) for text in sentences_of(path)))
+def sentences(name: str, texts: list[str], size: int | None = None) -> Case:
+    """Sentences as documents; others of the same kind are queries and anchors."""
     order = np.random.default_rng(0).permutation(len(texts))
     queries, rest = order[:QUERIES], order[QUERIES:]
     pool, documents = rest[:2000], rest[2000:][:size]
@@ -70,6 +67,13 @@ def sentences(name: str, size: int | None) -> Case:
         name=name, texts=items, ids=[str(i) for i in documents], queries=[texts[i] for i in queries],
         anchors=chosen([texts[i] for i in pool], ANCHORS),
     )  # fmt: skip
+
+
+def sts_sentences() -> list[str]:
+    """The distinct sentences of five STS sets."""
+    sets = ("stsb-en", "sts12", "sts13", "sts14", "sts15")
+    paths = sorted(path for folder in sets for path in (STS / folder).glob("*.tsv"))
+    return list(dict.fromkeys(text for path in paths for text in sentences_of(path)))
 
 
 def collection(name: str) -> Case:
@@ -135,11 +139,16 @@ def by_cross_encoder(model: str) -> Callable[[Sequence[str], Sequence[str]], Flo
 
 
 CASES: dict[str, tuple[str, Callable[[], Case]]] = {
-    "sts": ("cosine", lambda: sentences("sts", None)),
+    "sts": ("cosine", lambda: sentences("sts", sts_sentences())),
+    "snli": ("cosine", lambda: sentences("snli", sentences_of(PAIRS / "nli-snli-en-devtest.tsv"))),
+    "definitions": (
+        "cosine",
+        lambda: sentences("definitions", list(dict.fromkeys(lines_of(TEXT / "sentences-en.txt.gz", LINES)))),
+    ),
     "scifact": ("cosine", lambda: collection("scifact")),
     "npl-vaswani": ("cosine", lambda: collection("npl-vaswani")),
     "medquad-qa": ("cosine", lambda: collection("medquad-qa")),
-    "sts-5k": ("cross-encoder", lambda: sentences("sts-5k", 5000)),
+    "sts-5k": ("cross-encoder", lambda: sentences("sts-5k", sts_sentences(), 5000)),
 }
 
 
@@ -245,7 +254,7 @@ def speed(cross_encoder: str | None, queries: int) -> None:
     rows = [cost(n, queries) for n in (10_000, 100_000, 1_000_000)]
     found: dict[str, Any] = {"rows": rows}
     if cross_encoder is not None:
-        scorer, texts = CrossEncoderScorer(cross_encoder), sentences("speed", 100).texts
+        scorer, texts = CrossEncoderScorer(cross_encoder), sts_sentences()[:100]
         times = []
         for _ in range(15):
             began = time.perf_counter()
@@ -285,7 +294,7 @@ def plot() -> None:
     from matplotlib import pyplot as plt
 
     cases = earlier("cross_search")["cases"]
-    for k in KS:
+    for k in KS[1:]:
         figure, axes = plt.subplots(1, len(cases), figsize=(3.4 * len(cases), 3.4), sharey=True, squeeze=False)
         for axis, (name, case) in zip(axes[0], cases.items(), strict=True):
             methods = dict.fromkeys(row["method"] for row in case["rows"] if f"recall@{k}" in row)
@@ -300,9 +309,7 @@ def plot() -> None:
             axis.minorticks_off()
             axis.set_ylim(0, 102)
             axis.grid(alpha=0.3)
-            axis.set_title(
-                f"{name}, {case['documents']:,}\n{case['scorer'].removeprefix('cosine of all-')}", fontsize=9
-            )
+            axis.set_title(f"{name}: {case['documents']:,} documents\n{case['scorer']}", fontsize=9)
             axis.set_xlabel("calls a query")
         axes[0][0].set_ylabel(f"of the scorer's first {k}, found (%)")
         axes[0][-1].legend(fontsize=8, loc="lower right")
