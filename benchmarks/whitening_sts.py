@@ -89,7 +89,7 @@ def of_model(name: str) -> dict[str, Any]:
         fit: of_fit(name, encoder, fit, texts(), sets, raw.mean, STS / names[0])
         for fit, texts in FITS[language].items()
     }
-    return {"model": name, "raw": raw.to_dict(), "fits": fits}
+    return {"model": name, "raw": raw.to_dict() | {"model": name}, "fits": fits}
 
 
 def of_fit(

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from indexes.errors import CorpusError, InputError
 from retrieval.corpora import read_corpus
-from retrieval.cross.calls import Scorer
-from retrieval.cross.search import Method
 from retrieval.progress import progress_bar
-from retrieval.reranking import BUDGET
 from retrieval.streams import decoded, lines_of
 
 if TYPE_CHECKING:
     from retrieval import Engine
+    from retrieval.cross.calls import Scorer
+    from retrieval.cross.search import Method
 
 logger = logging.getLogger(__name__)
 
@@ -190,6 +189,8 @@ def evaluate_retrieval(
         See `load_retrieval`.
     """
     import ir_measures
+
+    from retrieval.reranking import BUDGET
 
     judged = dataset if isinstance(dataset, RetrievalSet) else load_retrieval(dataset, split)
     deepest = depth if rerank is None else min(depth, BUDGET if budget is None else budget)
