@@ -12,7 +12,7 @@ and the residual of row i, fitted without it, is (y - H y)_i / (1 - H_ii) (Allen
 another origin or scale give the same picks: b is free, and all else is linear in y. One decomposition of (m, m)
 serves all ridges.
 
-Never a pseudo-inverse: with as many anchors as rows it interpolates noise, and recall falls to a sixth.
+Never a pseudo-inverse: with as many anchors as rows it interpolates noise.
 """
 
 from __future__ import annotations
