@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MEASURES = ("nDCG@10", "R@100")
-QUERIES_AT_ONCE, RERANKED_AT_ONCE = 256, 16
+QUERIES_AT_ONCE = 256
 _LARGEST = 2**31  # grades are C ints behind the measures
 
 
@@ -191,6 +191,7 @@ def evaluate_retrieval(
     import ir_measures
 
     from retrieval.reranking import BUDGET
+    from retrieval.reranking import QUERIES_AT_ONCE as RERANKED_AT_ONCE
 
     judged = dataset if isinstance(dataset, RetrievalSet) else load_retrieval(dataset, split)
     deepest = depth if rerank is None else min(depth, BUDGET if budget is None else budget)

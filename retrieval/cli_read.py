@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .records import Fields
     from .reranking import Reranking
 
-QUERIES_AT_ONCE, RERANKED_AT_ONCE = 256, 16
+QUERIES_AT_ONCE = 256
 
 RERANK = click.option("--rerank", "reranker", metavar="MODEL", help="A cross-encoder whose scores decide.")
 BUDGET = click.option("--budget", type=click.IntRange(min=1), help="Most calls of it for a query.  [default: 100]")
@@ -258,8 +258,9 @@ def _reranked(
     engine: Engine, queries: Iterator[tuple[str, str]], k: int, expression: str | None, how: Reranking
 ) -> Iterator[Answer]:
     from .output import Answer
+    from .reranking import QUERIES_AT_ONCE as AT_ONCE
 
-    while batch := list(islice(queries, RERANKED_AT_ONCE)):
+    while batch := list(islice(queries, AT_ONCE)):
         start = time.perf_counter()
         texts = [text for _, text in batch]
         raw = engine.encode(texts, role="query")

@@ -24,6 +24,9 @@ BUDGET = 100
 """Calls of the cross-encoder for one query, where nothing else is said."""
 
 
+QUERIES_AT_ONCE = 16
+"""Queries whose pairs share batches, where there are many: answers come as they are known."""
+
 ATTEMPTS = 5
 """How often a search begins again because the index was changed meanwhile."""
 
