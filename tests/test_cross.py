@@ -176,6 +176,14 @@ def test_what_the_anchors_say_of_a_query_helps_before_any_call() -> None:
     assert with_it > WORLD.recall(traced(anchor_vectors=None, budget=20), 10)
 
 
+def test_the_first_round_asks_about_what_bi_encoder_and_anchors_expect_together() -> None:
+    basis = Basis(WORLD.vectors, WORLD.anchors, WORLD.anchor_vectors)
+    for query, trace in enumerate(traced(budget=50)):
+        expected = basis.rows(np.arange(N)) @ basis.directions(WORLD.query_vectors[query]).sum(axis=1)
+        first = {one.row for one in trace.found if one.round == 1}
+        assert first == set(np.argsort(-expected)[:10].tolist())
+
+
 @pytest.mark.parametrize("noise", [0.02, 0.2])
 def test_as_many_landmarks_as_anchors_are_no_worse_than_half_of_them(noise: float) -> None:
     """A pseudo-inverse interpolates noise here."""
