@@ -24,10 +24,11 @@ import click
 import numpy as np
 from shared_data import SHARED, STS, earlier, model_folder, write_result
 
-from eval import STSSet, evaluate_sts, load_sts
+from eval import STSReport, STSSet, evaluate_sts, load_sts
 from retrieval.console import note, say
 from retrieval.models import locate
 from retrieval.train import train_cross_encoder, train_encoder
+from retrieval.train.precision import autocast
 
 SEEDS = (0, 1, 2)
 SAMPLE, FEW = 1500, 2000
@@ -164,7 +165,7 @@ def trained(run: Run, place: Path) -> dict[str, Any]:
         batch_size=run.batch_size, lr=run.lr, seed=run.seed, fresh=True,
         precision="bfloat16" if run.method == "full" else "float32",
     )  # fmt: skip
-    report = evaluate_sts(str(output), tests, resamples=0)
+    report = scored(run.start, str(output), tests)
     shutil.rmtree(output)
     return {
         "run": asdict(run),
@@ -177,10 +178,16 @@ def trained(run: Run, place: Path) -> dict[str, Any]:
     }
 
 
+def scored(start: str, model: str, tests: list[STSSet]) -> STSReport:
+    """Test pairs scored in float32, those of the largest start, three times as quickly, in bfloat16."""
+    with autocast("bfloat16" if start == "e5" else "float32"):
+        return evaluate_sts(model, tests, resamples=0)
+
+
 def untrained(name: str, language: str, place: Path) -> dict[str, float]:
     """Test Spearman of a start."""
     tests = [sampled(load_sts(STS / test, split="test")[0], SAMPLE) for test in TESTS[language]]
-    report = evaluate_sts(start_folder(name, place), tests, resamples=0)
+    report = scored(name, start_folder(name, place), tests)
     return {score.name: round(100 * score.spearman, 2) for score in report.scores}
 
 

@@ -25,7 +25,7 @@ from ..similarity import spearman
 from .batches import MixedLabels, Proportional
 from .examples import ONLY_ALIKE
 from .kinds import Kind
-from .precision import Precision
+from .precision import Precision, autocast
 from .run_folder import Epoch, Progress, RunFolder, full_disk_said, mark_whole
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def run_epochs(
     """
     found = folder.checkpoint()
     progress = Progress() if found is None else found[1]
-    watch = _Watch(kind, loss, dev, folder, progress, epochs, advance)
+    watch = _Watch(kind, loss, dev, folder, progress, epochs, precision, advance)
     if found is not None:
         _load_own_weights(kind, loss, found[0])
         logger.info("going on after step %s of an interrupted training", found[0].name.removeprefix("checkpoint-"))
@@ -142,10 +142,10 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def __init__(
         self, kind: Kind, loss: nn.Module, dev: STSSet | None, folder: RunFolder, progress: Progress, epochs: int,
-        advance: Advance,
+        precision: Precision, advance: Advance,
     ) -> None:  # fmt: skip
         self.kind, self.loss, self.dev, self.folder, self.progress = kind, loss, dev, folder, progress
-        self.epochs, self.advance = epochs, advance
+        self.epochs, self.precision, self.advance = epochs, precision, advance
         self.last_save = self.last_clock = time.monotonic()
 
     def saw_loss(self, value: float, step: int) -> None:
@@ -158,10 +158,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self.progress.steps += 1
 
     def dev_spearman(self) -> float:
-        """Spearman on the dev pairs."""
+        """Spearman on the dev pairs, scored in the precision of the training."""
         if self.dev is None:
             raise ValueError("there are no dev pairs")
-        scores = self.kind.scores(self.dev)
+        with autocast(self.precision):
+            scores = self.kind.scores(self.dev)
         if not np.isfinite(scores).all():
             raise TrainingError("the model's scores of the dev pairs are no finite numbers; try a lower learning rate")
         return float(np.nan_to_num(spearman(np.asarray(scores, np.float64), self.dev.scores)))  # 0 if all are equal

@@ -17,6 +17,11 @@ PATIENCE = 5.0
 """A first bfloat16 step slower than this many float32 steps settles it."""
 
 
+def autocast(precision: Precision) -> torch.autocast:
+    """What a model does within is done in this precision."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
 def choose_precision(model: nn.Module, loss: Callable[[], Tensor], rounds: int = 3) -> Precision:
     """The faster of float32 and bfloat16 autocast for one step forward and back, by the median of a few.
 
@@ -31,7 +36,7 @@ def choose_precision(model: nn.Module, loss: Callable[[], Tensor], rounds: int =
 
     def step(bfloat16: bool) -> float:
         start = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+        with autocast("bfloat16" if bfloat16 else "float32"):
             value = loss()
         value.backward()
         model.zero_grad()
