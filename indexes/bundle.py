@@ -6,6 +6,8 @@
     INDEX/segments/000001.raw.npy      their raw vectors, memory-mapped when needed
     INDEX/segments/000001.rows.npy     their row numbers, where some were deleted before they were merged
     INDEX/segments/000001.whitening.safetensors
+    INDEX/segments/000002.anchors.safetensors       queries that a cross-encoder scores the documents with
+    INDEX/segments/000002.000001.scores.npy         these scores, where some were made
     INDEX/staging/                     a build in progress (see `indexes.staging`)
     INDEX/write.lock                   one writer at a time
 
@@ -16,6 +18,7 @@ one committed state or the next. What no commit lists is swept by the next write
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +33,7 @@ from .errors import RESTORE, IndexCorruptError, IndexError_, InputError
 from .files import FileEntry, map_array
 from .loaded import LoadedSegment, nearest, searched
 from .manifest import Manifest, Segment
-from .stored import StoredVectors
+from .stored import StoredVectors, unscored
 from .vectors import check_unit
 
 T = TypeVar("T")
@@ -253,16 +256,51 @@ class Bundle:
         dead : ndarray of shape (m,), int64, optional
             Rows to be left out besides those deleted.
         """
-        dim, dtype = self.manifest.model["dim"], self.manifest.raw
+        dtype = self.manifest.raw
         if dtype is None:
             return None
+        return self._stored(lambda segment: segment.raw, self.manifest.model["dim"], dtype, segments, dead)
+
+    @property
+    def anchors_path(self) -> Path | None:
+        """The anchor queries of this index, verified, or None."""
+        entry = self._manifest.anchors_file
+        return None if entry is None else self._verified(entry)
+
+    def anchor_scores(
+        self, segments: Sequence[Segment] | None = None, dead: Int64 | None = None
+    ) -> StoredVectors | None:
+        """What live rows score with the anchor queries, verified, of shape (n, anchors), float16; None if the index has
+        no anchors.
+
+        Rows that were not scored are NaN. Parameters as in `raw_vectors`.
+        """
+        if self.manifest.anchors is None:
+            return None
+        return self._stored(lambda segment: segment.scores, self.manifest.anchors["count"], "float16", segments, dead)
+
+    def segment_scores(self, segment: Segment) -> NDArray[np.floating[Any]]:
+        """`anchor_scores` of all rows of one segment, the dead ones too, memory-mapped."""
+        assert self.manifest.anchors is not None
+        return self._array(segment.scores, (segment.count, self.manifest.anchors["count"]), "float16")
+
+    def _stored(
+        self,
+        file_of: Callable[[Segment], FileEntry | None],
+        dim: int,
+        dtype: str,
+        segments: Sequence[Segment] | None,
+        dead: Int64 | None,
+    ) -> StoredVectors:
         parts = []
         for loaded in self._loaded:
             if segments is None or loaded.segment in segments:
-                assert loaded.segment.raw is not None  # see Manifest
-                path = self._verified_once(loaded.segment.raw)
-                parts.append((map_array(path, (loaded.segment.count, dim), dtype), *loaded.live(dead)))
+                file, shape = file_of(loaded.segment), (loaded.segment.count, dim)
+                parts.append((self._array(file, shape, dtype), *loaded.live(dead)))
         return StoredVectors(parts, dim, dtype)
+
+    def _array(self, file: FileEntry | None, shape: tuple[int, int], dtype: str) -> NDArray[np.floating[Any]]:
+        return unscored(*shape) if file is None else map_array(self._verified_once(file), shape, dtype)
 
     def searched_vectors(self) -> StoredVectors:
         """The unit rows of all live rows that are searched, as the structures hold them (8-bit codes decoded)."""
@@ -341,13 +379,13 @@ class Bundle:
         if manifest.generation == self._generation:
             return
         deleted, live = self._catalogue.deleted_rows(), 0
-        before = {loaded.segment: loaded for loaded in self._loaded}
+        before = {loaded.segment.vectors: loaded for loaded in self._loaded}
         now = []
         for segment in manifest.segments:
-            loaded = before.get(segment) or LoadedSegment.read(
+            loaded = before.get(segment.vectors) or LoadedSegment.read(
                 segment, self.folder / "segments", manifest.dim if self.searchable else None
             )
-            now.append(loaded.without(deleted))
+            now.append(dataclasses.replace(loaded, segment=segment).without(deleted))
             live += now[-1].count
         if live != manifest.documents:
             raise IndexCorruptError(

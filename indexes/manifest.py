@@ -17,7 +17,7 @@ from typing import Any
 from .errors import IndexCorruptError, IndexVersionError
 from .files import FileEntry
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,9 @@ class Segment:
     raw : FileEntry or None
     rows : FileEntry or None
         The rows, ascending (npy, int64); None where they are first_row, first_row + 1, ...
+    scores : FileEntry or None
+        What its rows score with the anchor queries (npy, float16, of shape (count, anchors)), NaN where a row was not
+        scored; None where none was.
     """
 
     first_row: int
@@ -42,11 +45,12 @@ class Segment:
     vectors: FileEntry
     raw: FileEntry | None
     rows: FileEntry | None
+    scores: FileEntry | None = None
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
         """The files of this segment."""
-        return tuple(file for file in (self.vectors, self.raw, self.rows) if file is not None)
+        return tuple(file for file in (self.vectors, self.raw, self.rows, self.scores) if file is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +78,10 @@ class Manifest:
         How raw vectors are kept beside the rows.
     segments : tuple of Segment
         By first row.
+    anchors : mapping or None
+        count, and name, source and fingerprint of the cross-encoder that scores documents with anchor queries.
+    anchors_file : FileEntry or None
+        The anchor queries and the encoder's vectors of them.
     made_by : mapping
         Library versions and time (UTC).
     format_version : int
@@ -90,12 +98,14 @@ class Manifest:
     raw: str | None
     segments: tuple[Segment, ...]
     made_by: Mapping[str, Any]
+    anchors: Mapping[str, Any] | None = None
+    anchors_file: FileEntry | None = None
     format_version: int = FORMAT_VERSION
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
         """Every file this commit lists."""
-        own = () if self.whitening_file is None else (self.whitening_file,)
+        own = tuple(file for file in (self.whitening_file, self.anchors_file) if file is not None)
         return own + tuple(file for segment in self.segments for file in segment.files)
 
     def _check(self) -> None:
@@ -126,6 +136,14 @@ class Manifest:
             _of(self.whitening["fitted_below"], int)
         if (self.whitening is None) != (self.whitening_file is None):
             raise ValueError("a whitening without its file")
+        if self.anchors is not None:
+            _of(self.anchors["fingerprint"], dict)
+            if _of(self.anchors["count"], int) < 1:
+                raise ValueError(f"{self.anchors['count']} anchors")
+        if (self.anchors is None) != (self.anchors_file is None):
+            raise ValueError("anchors without their file")
+        if self.anchors is None and any(segment.scores is not None for segment in self.segments):
+            raise ValueError("scores without anchors")
 
     def to_json(self) -> str:
         """The manifest as JSON, keys in a fixed order."""
@@ -154,11 +172,15 @@ class Manifest:
                 )
             if version < 2:
                 values = _from_version_1(values)
+            if version < 3:  # there were no anchors
+                values["segments"] = [segment | {"scores": None} for segment in values["segments"]]
+                values |= {"anchors": None, "anchors_file": None}
             segments = tuple(
-                Segment(**(segment | {name: _entry(segment[name]) for name in ("vectors", "raw", "rows")}))
+                Segment(**(segment | {name: _entry(segment[name]) for name in ("vectors", "raw", "rows", "scores")}))
                 for segment in values["segments"]
             )
-            manifest = cls(**(values | {"segments": segments, "whitening_file": _entry(values["whitening_file"])}))
+            files = {name: _entry(values[name]) for name in ("whitening_file", "anchors_file")}
+            manifest = cls(**(values | {"segments": segments} | files))
             manifest._check()
             return manifest
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -167,9 +189,10 @@ class Manifest:
             ) from error
 
 
-def _of(value: Any, *kinds: type) -> None:
+def _of(value: Any, *kinds: type) -> Any:
     if type(value) not in kinds:
         raise TypeError(f"{value!r:.40} in the place of {' or '.join(kind.__name__ for kind in kinds)}")
+    return value
 
 
 def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +202,7 @@ def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
     kept = None if raw is None else "float32" if raw["bytes"] - 128 >= 4 * numbers else "float16"
     whitening = values["whitening"] and values["whitening"] | {"fitted_below": values["whitening"]["n_fitted"]}
     segment = segment | {"factory": values["index"]["factory"], "rows": None}
-    return values | {"segments": [segment], "raw": kept, "whitening": whitening, "format_version": FORMAT_VERSION}
+    return values | {"segments": [segment], "raw": kept, "whitening": whitening}
 
 
 def checksum(text: str) -> str:

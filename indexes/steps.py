@@ -17,6 +17,8 @@ STEPS = (
     "rows written",
     "raw written",
     "whitening written",
+    "anchors written",
+    "scores written",
     "folder synced",  # the names of these files are durable
     "seal broken",
     "documents deleted",  # inside the transaction

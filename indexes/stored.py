@@ -13,6 +13,11 @@ Vectors = NDArray[np.floating[Any]]
 Rows = Any  # what is indexed by positions like an array of shape (m, d): an array, a memory map, decoded rows
 
 
+def unscored(n: int, anchors: int) -> Vectors:
+    """Scores of rows that were not scored: NaN, of shape (n, anchors), float16, in no memory."""
+    return np.broadcast_to(np.array(np.nan, np.float16), (n, anchors))
+
+
 class StoredVectors:
     """The chosen rows of some (memory-mapped) arrays, one after the other, of shape (n, d).
 

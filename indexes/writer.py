@@ -37,7 +37,7 @@ from .document import check_unicode
 from .errors import IndexError_, IndexExistsError, IndexMissingError, IndexUnfinishedError, InputError
 from .files import FileEntry, make_folder, sync_folder, write_array, write_durably
 from .lock import write_lock
-from .manifest import Manifest, Segment
+from .manifest import FORMAT_VERSION, Manifest, Segment
 from .seal import CATALOGUE, SEAL, break_seal, seal
 from .spool import waits
 from .staging import Staging
@@ -154,7 +154,12 @@ class BundleWriter:
         return Staging(folder, first_row=self._before.next_row, index=self.folder, replace=self._replace)
 
     def write_segment(
-        self, index: VectorIndex, factory: str, rows: Int64, raw: Callable[[Path], FileEntry] | None
+        self,
+        index: VectorIndex,
+        factory: str,
+        rows: Int64,
+        raw: Callable[[Path], FileEntry] | None,
+        scores: Callable[[Path], FileEntry] | None = None,
     ) -> Segment:
         """Write the files of a new segment, durably; no reader sees them before the commit.
 
@@ -167,6 +172,8 @@ class BundleWriter:
             The index's row of each vector, ascending.
         raw : callable, optional
             Writes the raw vectors to a path, durably; None keeps none.
+        scores : callable, optional
+            Writes what the rows score with the anchor queries; None if none was scored.
         """
         stem = self._new_path("")
         size, sha256 = index.write(path := stem.with_suffix(".faiss"))
@@ -178,16 +185,30 @@ class BundleWriter:
             step("rows written")
         raw_file = None if raw is None else raw(stem.with_suffix(".raw.npy"))
         step("raw written")
-        return Segment(
+        segment = Segment(
             first_row=int(rows[0]), count=len(rows), factory=factory, vectors=vectors, raw=raw_file, rows=rows_file
         )
+        return segment if scores is None else self.with_scores(segment, scores)
+
+    def with_scores(self, segment: Segment, scores: Callable[[Path], FileEntry]) -> Segment:
+        """A segment with other scores of its rows with the anchor queries, once their file is written."""
+        file = scores(self._new_path(f".{segment.first_row:06d}.scores.npy"))
+        step("scores written")
+        return dataclasses.replace(segment, scores=file)
 
     def write_whitening(self, data: bytes) -> FileEntry:
         """Write the file of a new whitening, durably."""
-        path = self._new_path(".whitening.safetensors")
+        return self._written("whitening", data)
+
+    def write_anchors(self, data: bytes) -> FileEntry:
+        """Write the file of new anchor queries, durably."""
+        return self._written("anchors", data)
+
+    def _written(self, role: str, data: bytes) -> FileEntry:
+        path = self._new_path(f".{role}.safetensors")
         write_durably(path, data)
-        step("whitening written")
-        return FileEntry(name=path.name, role="whitening", bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        step(f"{role} written")
+        return FileEntry(name=path.name, role=role, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
     def _new_path(self, suffix: str) -> Path:
         (self.folder / "segments").mkdir(exist_ok=True)
@@ -216,7 +237,7 @@ class BundleWriter:
             Give the space of what was deleted back to the disk.
         **changed
             Other fields of the manifest that are to differ from the state before: ``dim``, ``model``, ``whitening``,
-            ``whitening_file``, ``index``; all of them for a new index.
+            ``whitening_file``, ``index``, all of them for a new index; ``anchors``, ``anchors_file``.
         """
         before = self._before
         staged = self.staging if "staging" in self.__dict__ else None
@@ -227,6 +248,7 @@ class BundleWriter:
             "next_row": (0 if before is None else before.next_row) + count,
             "segments": tuple(segments),
             "made_by": made_by,
+            "format_version": FORMAT_VERSION,
         } | changed
         manifest = Manifest(**fields) if before is None else dataclasses.replace(before, **fields)
         if (self.folder / "segments").exists():
@@ -242,7 +264,8 @@ class BundleWriter:
                 if before is None:
                     create_tables(database)
                 delete_rows(database, dead)
-                if gone := [old.first_row for old in before.segments if old not in segments] if before else []:
+                kept = {segment.vectors for segment in segments}
+                if gone := [old.first_row for old in before.segments if old.vectors not in kept] if before else []:
                     forget_deletions(database, min(gone))
                 if staged is not None:
                     staged.publish_documents(database)

@@ -22,7 +22,7 @@ from indexes.bundle import Bundle
 from indexes.errors import InputError
 from indexes.files import FileEntry, write_array
 from indexes.manifest import Segment
-from indexes.stored import StoredVectors
+from indexes.stored import StoredVectors, unscored
 from indexes.writer import BundleWriter
 
 from .corpora import Fields, Format
@@ -161,20 +161,25 @@ def _addition(
     rows = np.arange(manifest.next_row, manifest.next_row + staging.count)
     vectors = StoredVectors.of(staging.raw(), rows)
     publish: Callable[[Path], FileEntry] = staging.publish_raw
+    scores = None
     if absorbed:
         before = bundle.raw_vectors(absorbed, dead)
         assert before is not None
         vectors = before + vectors
-        publish = _copier(vectors)
+        publish = _copier("raw", vectors)
+        if any(segment.scores is not None for segment in absorbed):
+            scored = bundle.anchor_scores(absorbed, dead)
+            assert scored is not None
+            scores = _copier("scores", scored + StoredVectors.of(unscored(len(rows), scored.shape[1]), rows))
     requested = str(manifest.index["requested"])
     choice = structure_or_auto(requested, len(vectors), manifest.dim)
     index = index_rows(choice, vectors, whitening, manifest.dim, progress)
-    segment = writer.write_segment(index, choice.factory, vectors.rows, publish if manifest.raw else None)
+    segment = writer.write_segment(index, choice.factory, vectors.rows, publish if manifest.raw else None, scores)
     return choice.record(requested), segment
 
 
-def _copier(vectors: StoredVectors) -> Callable[[Path], FileEntry]:
-    return lambda path: write_array(path, "raw", batches(vectors, lambda _: None), vectors.shape, vectors.dtype)
+def _copier(role: str, vectors: StoredVectors) -> Callable[[Path], FileEntry]:
+    return lambda path: write_array(path, role, batches(vectors, lambda _: None), vectors.shape, vectors.dtype)
 
 
 def check_ids(ids: Iterable[str]) -> list[str]:
@@ -293,13 +298,17 @@ def _rewritten(
     requested = str(manifest.index["requested"]) if index is None else index
     choice = (structure_or_auto if index is None else structure)(requested, len(vectors), dim)
     rows = index_rows(choice, vectors, whitening, dim, progress)
-    publish: Callable[[Path], FileEntry] | None = None
-    if manifest.raw is not None:
-        publish = _copier(vectors)
-        only = manifest.segments[0] if len(manifest.segments) == 1 else None
-        if only is not None and only.count == len(vectors) and only.raw is not None:
-            publish = partial(_as_it_is, only.raw)
-    segment = writer.write_segment(rows, choice.factory, vectors.rows, publish)
+    only = manifest.segments[0] if len(manifest.segments) == 1 else None
+    whole = only if only is not None and only.count == len(vectors) else None
+
+    def copied(role: Literal["raw", "scores"], values: StoredVectors) -> Callable[[Path], FileEntry]:
+        file: FileEntry | None = None if whole is None else getattr(whole, role)
+        return _copier(role, values) if file is None else partial(_as_it_is, file)
+
+    publish = None if manifest.raw is None else copied("raw", vectors)
+    scored = bundle.anchor_scores() if any(segment.scores is not None for segment in manifest.segments) else None
+    scores = None if scored is None else copied("scores", scored)
+    segment = writer.write_segment(rows, choice.factory, vectors.rows, publish, scores)
     return choice.record(requested), [segment]
 
 

@@ -28,6 +28,7 @@ from indexes.errors import InputError
 from indexes.writer import BundleWriter
 
 from . import changes
+from .anchoring import Anchoring, anchors_record, score_anchors
 from .changes import Changes, check_ids
 from .corpora import Fields, Format
 from .cross.calls import Scorer
@@ -54,8 +55,7 @@ from .models import DEFAULT_MODEL, ModelFiles, compare
 from .moments import Float32
 from .provenance import made_by, model_record, whitening_fields
 from .records import DEFAULT_FIELDS
-from .reranking import BUDGET, Reranked, Reranking, scorer_of
-from .reranking import rerank as rerank_hits
+from .reranking import BUDGET, Reranked, Reranker, Reranking, scorer_of
 from .verify import verify
 from .whitening import Whitening
 
@@ -82,6 +82,7 @@ class Engine:
         self._model = encoder
         self._encoder: Encoder | None = None
         self._scorer: tuple[str, Scorer] | None = None
+        self._reranker = Reranker(bundle, lambda: self.whitening)
         self._whitening: tuple[object, Whitening | None] = (None, None)
         self._writing = Lock()  # threads take turns; another process is refused by the folder's own lock
         if bundle.searchable:
@@ -317,7 +318,55 @@ class Engine:
         filter: str | Mapping[str, Any] | None = None,
     ) -> list[Reranked]:
         """`search` with a cross-encoder, for queries and what `encode` made of them; with what each cost."""
-        return rerank_hits(self._bundle, queries, lambda: whiten(raw, self.whitening), k, how, filter=filter)
+        return self._reranker.rerank(queries, raw, k, how, filter=filter)
+
+    def score_anchors(
+        self,
+        rerank: str | Scorer,
+        *,
+        anchors: int | None = None,
+        queries: Sequence[str] | None = None,
+        documents: int | None = None,
+        pilot_only: bool = False,
+        fresh: bool = False,
+        progress: bool = False,
+    ) -> Anchoring:
+        """Score the documents with some anchor queries, so that ``method="adaptive"`` and "anchors" know more.
+
+        A pilot over a few documents says first what anchors would bring and cost. Scores are committed every few
+        minutes; the same call goes on where it was, and scores documents that came since. Documents without scores
+        have theirs predicted from their vectors.
+
+        Parameters
+        ----------
+        rerank : str or callable
+            The cross-encoder that will rerank; a callable needs an attribute `fingerprint`.
+        anchors : int, optional
+            Number of anchor queries; by default the smallest that the pilot finds to be enough, or none.
+        queries : sequence of str, optional
+            What anchors are chosen from, such as a log of queries; by default the documents themselves.
+        documents : int, optional
+            Score so many, by chance; all by default. It costs anchors x documents calls.
+        pilot_only : bool, default=False
+            Store nothing.
+        fresh : bool, default=False
+            Throw away the anchors that the index has.
+        progress : bool, default=False
+
+        Raises
+        ------
+        InputError
+            If a value cannot be used, or the scores cannot.
+        FingerprintError
+            If the index has anchors that were scored by another cross-encoder.
+        ModelError, IndexLockedError
+            See `indexes.errors`.
+        """
+        return score_anchors(
+            self._bundle, lambda texts: self.encode(texts, "query"), lambda: self.whitening, self.scorer(rerank),
+            anchors=anchors, queries=queries, documents=documents, pilot_only=pilot_only, fresh=fresh,
+            progress=progress,
+        )  # fmt: skip
 
     def scorer(self, rerank: str | Scorer) -> Scorer:
         """A cross-encoder, loaded once for as long as the same name is asked for; a scorer as it is."""
@@ -629,6 +678,7 @@ class Engine:
             "index": manifest.index["factory"],
             "index_reason": manifest.index["reason"],
             "raw_vectors": manifest.raw,
+            "anchors": anchors_record(self._bundle),
             "drift": drift_of(self._bundle, self.whitening),
             "bytes": self._bundle.bytes_on_disk(),
             "generation": manifest.generation,

@@ -199,7 +199,14 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def compare(stored: Mapping[str, Any], found: Mapping[str, Any], name: str) -> None:
+def compare(
+    stored: Mapping[str, Any],
+    found: Mapping[str, Any],
+    name: str,
+    *,
+    what: str = "this index was made by a model",
+    remedy: str = "open it with the model that made it or build it again",
+) -> None:
     """Nothing, if two fingerprints are the same.
 
     Raises
@@ -211,9 +218,8 @@ def compare(stored: Mapping[str, Any], found: Mapping[str, Any], name: str) -> N
     if differ:
         part = differ[0]
         raise FingerprintError(
-            f"this index was made by a model whose {' and '.join(differ)} differ from those of {name!r} "
-            f"({part} {stored[part]} in the index, {found.get(part)} now); open it with the model that made it "
-            "or build it again"
+            f"{what} whose {' and '.join(differ)} differ from those of {name!r} "
+            f"({part} {stored[part]} in the index, {found.get(part)} now); {remedy}"
         )
 
 

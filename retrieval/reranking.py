@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -11,14 +12,25 @@ import numpy as np
 
 from indexes.bundle import Bundle
 from indexes.catalogue import StoredDocument
-from indexes.errors import IndexError_, InputError
+from indexes.errors import FingerprintError, IndexError_, InputError
+from indexes.loaded import searched
+from indexes.manifest import Manifest
+from indexes.stored import StoredVectors
 
+from .cross.anchors import Anchors
+from .cross.basis import Basis, Bool
 from .cross.calls import Scorer
+from .cross.completion import completed, is_scored
 from .cross.indexed import IndexBasis
-from .cross.search import CrossEncoderSearch, Found, Method, Trace
+from .cross.search import Columns, CrossEncoderSearch, Found, Method, Trace
 from .hit import Hit
+from .making import whiten
+from .models import compare
 from .moments import Float32
 from .scorer import CrossEncoderScorer
+from .whitening import Whitening
+
+logger = logging.getLogger(__name__)
 
 BUDGET = 100
 """Calls of the cross-encoder for one query, where nothing else is said."""
@@ -83,89 +95,162 @@ class _Changed(Exception):
     """The index was changed while a model ran."""
 
 
-def rerank(
-    bundle: Bundle,
-    queries: Sequence[str],
-    embed: Callable[[], Float32],
-    k: int,
-    how: Reranking,
-    *,
-    filter: str | Mapping[str, Any] | None = None,
-) -> list[Reranked]:
-    """The k documents that the cross-encoder ranks first among those it was asked about, for each query.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """One state of an index: what is searched, and the columns that scores are predicted from."""
 
-    Nothing of the index is held while the scorer runs; if it was changed meanwhile, the search begins again.
+    generation: int
+    anchored: bool
+    vectors: StoredVectors
+    basis: Columns | None
+
+
+class Reranker:
+    """Reranks the hits of an index; what predicts their scores is held from one search to the next.
 
     Parameters
     ----------
     bundle : Bundle
-    queries : sequence of str
-    embed : callable
-        Gives the unit rows of the queries, of shape (q, dim), in the state that is loaded.
-    k : int
-    how : Reranking
-    filter : str or mapping, optional
+    whitening : callable
+        Gives the whitening of the state that is loaded.
+    """
+
+    def __init__(self, bundle: Bundle, whitening: Callable[[], Whitening | None]) -> None:
+        self._bundle, self._whitening = bundle, whitening
+        self._held: _State | None = None
+
+    def rerank(
+        self,
+        queries: Sequence[str],
+        raw: Float32,
+        k: int,
+        how: Reranking,
+        *,
+        filter: str | Mapping[str, Any] | None = None,
+    ) -> list[Reranked]:
+        """The k documents that the cross-encoder ranks first among those it was asked about, for each query.
+
+        Nothing of the index is held while the scorer runs; if it was changed meanwhile, the search begins again.
+
+        Parameters
+        ----------
+        queries : sequence of str
+        raw : ndarray of shape (q, model_dim), float32
+            What the encoder made of them.
+        k : int
+        how : Reranking
+        filter : str or mapping, optional
+
+        Raises
+        ------
+        InputError
+            If a value cannot be used, or the scorer's scores cannot.
+        FingerprintError
+            If the method is "anchors", and those of the index were scored by another cross-encoder.
+        IndexError_
+            If the index is changed all the time.
+        """
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise InputError(f"k={k!r}; expected the number of hits, 1 or more")
+        for _ in range(ATTEMPTS):
+            try:
+                return self._reranked(queries, raw, k, how, filter)
+            except _Changed:
+                continue
+        raise IndexError_(f"{self._bundle.folder} was changed {ATTEMPTS} times while a cross-encoder ran; try again")
+
+    def _reranked(
+        self, queries: Sequence[str], raw: Float32, k: int, how: Reranking, filter: str | Mapping[str, Any] | None
+    ) -> list[Reranked]:
+        bundle = self._bundle
+
+        def prepared() -> tuple[_State, Float32, Bool | None]:
+            state = self._state(how)
+            allowed = None if filter is None else np.isin(state.vectors.rows, bundle.rows_matching(filter))
+            return state, whiten(raw, self._whitening()), allowed
+
+        def documents(positions: Sequence[int]) -> list[StoredDocument]:
+            def of_this_state() -> list[StoredDocument]:
+                if bundle.manifest.generation != state.generation:
+                    raise _Changed
+                return bundle.documents(state.vectors.rows[np.asarray(positions, np.int64)].tolist())
+
+            return bundle.read(of_this_state)
+
+        state, vectors, allowed = bundle.read(prepared)
+        if state.basis is None or (allowed is not None and not allowed.any()):
+            return [Reranked(hits=[], calls=0, rounds=0, fallbacks=0) for _ in queries]
+        search = CrossEncoderSearch(
+            state.basis, how.scorer, texts=lambda positions: [one.text for one in documents(positions)],
+            method=how.method, budget=how.budget,
+        )  # fmt: skip
+        traces = search.trace(queries, vectors, allowed=allowed, milliseconds=how.milliseconds)
+        return [
+            Reranked(
+                hits=_hits(documents, state.vectors, vector, one, k), calls=one.calls, rounds=one.rounds,
+                fallbacks=one.fallbacks,
+            )
+            for vector, one in zip(vectors, traces, strict=True)
+        ]  # fmt: skip
+
+    def _state(self, how: Reranking) -> _State:
+        """The state that is loaded; within `Bundle.read`."""
+        bundle, manifest, held = self._bundle, self._bundle.manifest, self._held
+        anchored = _uses_anchors(manifest, how)
+        if held is not None and (held.generation, held.anchored) == (manifest.generation, anchored):
+            return held
+        vectors = searched(bundle.loaded, manifest.dim)
+        basis: Columns | None = None
+        if anchored:
+            scores, path = bundle.anchor_scores(), bundle.anchors_path
+            assert scores is not None and path is not None
+            anchors = Anchors.load(path)
+            if is_scored(scores).any():  # those that were may all be deleted
+                basis = Basis(vectors, completed(scores, vectors), whiten(anchors.vectors, self._whitening()))
+        if basis is None and len(vectors):
+            basis = IndexBasis(bundle.loaded, vectors)
+        self._held = _State(generation=manifest.generation, anchored=anchored, vectors=vectors, basis=basis)
+        return self._held
+
+
+def _uses_anchors(manifest: Manifest, how: Reranking) -> bool:
+    """Whether the index's anchors say something of this scorer's scores."""
+    if how.method == "plain" or manifest.anchors is None:
+        return False
+    if all(segment.scores is None for segment in manifest.segments):
+        return False
+    try:
+        check_scorer(manifest.anchors, how.scorer)
+    except FingerprintError as error:
+        if how.method == "anchors":
+            raise
+        logger.warning("the index's anchors are not used: %s", error)
+        return False
+    return True
+
+
+def check_scorer(anchors: Mapping[str, Any], scorer: Scorer) -> None:
+    """Nothing, if it is the one that the anchors of an index were scored by.
 
     Raises
     ------
-    InputError
-        If a value cannot be used, or the scorer's scores cannot.
-    IndexError_
-        If the index is changed all the time.
+    FingerprintError
+        Which parts differ, naming both.
     """
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise InputError(f"k={k!r}; expected the number of hits, 1 or more")
-    for _ in range(ATTEMPTS):
-        try:
-            return _reranked(bundle, queries, embed, k, how, filter)
-        except _Changed:
-            continue
-    raise IndexError_(f"{bundle.folder} was changed {ATTEMPTS} times while a cross-encoder ran; search it again")
-
-
-def _reranked(
-    bundle: Bundle,
-    queries: Sequence[str],
-    embed: Callable[[], Float32],
-    k: int,
-    how: Reranking,
-    filter: str | Mapping[str, Any] | None,
-) -> list[Reranked]:
-    def state() -> tuple[int, Float32, IndexBasis]:
-        wanted = None if filter is None else bundle.rows_matching(filter)
-        manifest = bundle.manifest
-        return manifest.generation, embed(), IndexBasis(bundle.loaded, manifest.dim, wanted)
-
-    def documents(rows: Sequence[int]) -> list[StoredDocument]:
-        def of_this_state() -> list[StoredDocument]:
-            if bundle.manifest.generation != generation:
-                raise _Changed
-            return bundle.documents(rows)
-
-        return bundle.read(of_this_state)
-
-    generation, vectors, basis = bundle.read(state)
-    search = CrossEncoderSearch(
-        basis, how.scorer, texts=lambda rows: [one.text for one in documents(rows)], method=how.method,
-        budget=how.budget,
+    compare(
+        anchors["fingerprint"], getattr(scorer, "fingerprint", {}), getattr(scorer, "name", type(scorer).__name__),
+        what=f"the anchors were scored by a cross-encoder ({anchors['name']})",
+        remedy="name that one, or score them anew (retrieval cross INDEX --fresh)",
     )  # fmt: skip
-    if not basis.n:
-        return [Reranked(hits=[], calls=0, rounds=0, fallbacks=0) for _ in queries]
-    traces = search.trace(queries, vectors, milliseconds=how.milliseconds)
-    return [
-        Reranked(
-            hits=_hits(documents, basis, vector, one, k), calls=one.calls, rounds=one.rounds, fallbacks=one.fallbacks
-        )
-        for vector, one in zip(vectors, traces, strict=True)
-    ]
 
 
 Documents = Callable[[Sequence[int]], list[StoredDocument]]
 
 
-def _hits(documents: Documents, basis: IndexBasis, vector: Float32, trace: Trace, k: int) -> list[Hit]:
+def _hits(documents: Documents, vectors: StoredVectors, query: Float32, trace: Trace, k: int) -> list[Hit]:
     best = _best(documents, trace, k)
-    dense = basis.cosines(np.array([one.row for one, _ in best], np.int64), vector).round(6).tolist()
+    rows = vectors[np.array([one.row for one, _ in best], np.int64)]
+    dense = (rows.astype(np.float64) @ query).round(6).tolist()
     hits = []
     for rank, ((one, document), cosine) in enumerate(zip(best, dense, strict=True), start=1):
         scores = {"cross_encoder": round(one.score, 6), "dense": cosine, "round": one.round}

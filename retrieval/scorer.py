@@ -36,6 +36,8 @@ class CrossEncoderScorer:
     Attributes
     ----------
     model : CrossEncoder
+    fingerprint : mapping
+        All that decides a score: weights, tokenizer, modules, max_length, activation.
     """
 
     def __init__(self, model: str | ModelFiles, *, trainable: bool = False) -> None:
@@ -63,7 +65,15 @@ class CrossEncoderScorer:
         if self.model.num_labels != 1:
             raise ModelError(f"cross-encoder {files.name!r} has {self.model.num_labels} outputs; expected one score")
         self.name, self.source = files.name, files.source
-        self.fingerprint: Mapping[str, Any] = fingerprint(files.folder)
+        self.fingerprint: Mapping[str, Any] = fingerprint(files.folder) | {
+            "max_length": self.max_length, "activation": "identity",
+        }  # fmt: skip
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens of a pair that are read; None for all."""
+        longest = self.model.max_seq_length
+        return int(longest) if longest and longest != float("inf") else None
 
     def __call__(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
         """The logit of the query with each of n texts, of shape (n,)."""
@@ -84,9 +94,8 @@ class CrossEncoderScorer:
             return scores
         from torch import nn
 
-        longest = self.model.max_seq_length
-        lengths = self._token_lengths(firsts) + self._token_lengths(seconds)
-        limited = np.minimum(lengths, longest) if longest and longest != float("inf") else lengths
+        longest, lengths = self.max_length, self._token_lengths(firsts) + self._token_lengths(seconds)
+        limited = lengths if longest is None else np.minimum(lengths, longest)
         for batch in pack(limited, TOKEN_BUDGET):
             scores[batch] = self.model.predict(
                 [(firsts[i], seconds[i]) for i in batch], batch_size=len(batch), activation_fn=nn.Identity(),

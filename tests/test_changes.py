@@ -28,6 +28,7 @@ from indexes.errors import (
 from indexes.manifest import Manifest, checksum
 from retrieval import Document, Engine, Whitening
 from retrieval.changes import Changes
+from retrieval.cross.anchors import Anchors
 from retrieval.encoder import Encoded, HashEncoder, Role
 from retrieval.verify import verify
 
@@ -499,7 +500,7 @@ def test_an_interrupted_addition_can_be_thrown_away(tmp_path: Path, monkeypatch:
 # ---- old indexes
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_golden_indexes_stay_readable_and_writable(root: Path, tmp_path: Path, version: int) -> None:
     golden = root / "tests" / "data" / f"index-v{version}"
     expected = json.loads(golden.with_name(golden.name + ".json").read_text())
@@ -517,7 +518,21 @@ def test_golden_indexes_stay_readable_and_writable(root: Path, tmp_path: Path, v
         whole(engine)
         engine.rebuild()
         whole(engine)
-        assert engine.info()["format_version"] == 2
+        assert engine.info()["format_version"] == 3
+
+
+def test_a_golden_index_of_version_3_has_scores_with_anchor_queries(root: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(root / "tests" / "data" / "index-v3", tmp_path / "i"))
+    with Engine.open(path) as engine:
+        assert engine.info()["anchors"] == {"queries": 2, "model": "letters", "documents": 16}
+        scores = engine._bundle.anchor_scores()
+        assert scores is not None and engine.get(["005"])[0].text == "the captain hunts a whale"
+        # letters that they share with it (" theo" and " abelushi"), less its 25 characters
+        expected = {"the old fox": 5.0 - 25, "a blue ship": 9.0 - 25}
+        file = engine._bundle.anchors_path
+        assert file is not None
+        assert scores[5:6][0].tolist() == [expected[query] for query in Anchors.load(file).queries]
+        assert np.isnan(scores[16:17]).all()
 
 
 # ---- verify and export

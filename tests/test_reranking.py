@@ -16,6 +16,7 @@ from test_cli import run
 from test_engine import texts
 
 from indexes.errors import IndexError_, InputError, ModelError
+from indexes.loaded import searched
 from indexes.vectors import VectorIndex
 from retrieval import Document, Engine, Whitening
 from retrieval.cross import Basis, CrossEncoderSearch
@@ -132,7 +133,8 @@ def test_an_index_s_own_structure_picks_as_a_basis_of_its_vectors_does(tmp_path:
     scores = np.sin(3 * vectors @ np.random.default_rng(0).normal(size=32))
     asked = vectors.astype(np.float32)
     index = VectorIndex.build("Flat", 32, lambda: asked, [asked])
-    bases = (IndexBasis([dataclasses.replace(segment, structure=index)], 32), Basis(vectors))
+    segments = [dataclasses.replace(segment, structure=index)]
+    bases = (IndexBasis(segments, searched(segments, 32)), Basis(vectors))
     one, two = (
         CrossEncoderSearch(basis, lambda query, rows: scores[list(rows)], budget=50).trace(range(5), asked[:5])
         for basis in bases

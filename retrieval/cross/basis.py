@@ -10,13 +10,14 @@ directions: its product with the vectors, and the anchors' scores mixed as the q
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexes.choice import FLAT_COMPONENTS
 from indexes.errors import InputError
+from indexes.stored import StoredVectors
 from indexes.vectors import VectorIndex
 
 from .fit import Float64
@@ -42,8 +43,9 @@ class Basis:
 
     Parameters
     ----------
-    vectors : ndarray of shape (n, d), float, optional
-    anchors : ndarray of shape (n, k_q), float, optional
+    vectors : array-like of shape (n, d), float, optional
+        An array, or `indexes.stored.StoredVectors`, of which only rows asked for are read if there are many.
+    anchors : array-like of shape (n, k_q), float, optional
         Raw scores of each item with k_q anchor queries.
     anchor_vectors : ndarray of shape (k_q, d), float, optional
         The anchor queries' own vectors: with them the anchors' scores say something of a query before any call.
@@ -63,8 +65,8 @@ class Basis:
 
     def __init__(
         self,
-        vectors: Array | None = None,
-        anchors: Array | None = None,
+        vectors: Array | StoredVectors | None = None,
+        anchors: Array | StoredVectors | None = None,
         anchor_vectors: Array | None = None,
         *,
         structure: Structure | None = None,
@@ -80,6 +82,8 @@ class Basis:
         structure = _structure(self.n * self.dim) if structure is None else structure
         if structure not in get_args(Structure):
             raise InputError(f"structure={structure!r}; expected one of {', '.join(get_args(Structure))}")
+        for block in self._blocks if structure == "all" else ():
+            block.hold()
         self._index = None if structure == "all" else self._indexed(structure)
         self._landmarks = np.empty(0, np.int64)
 
@@ -163,7 +167,7 @@ class Basis:
         sample = items[np.unique(places)]
         return np.asarray(sample[greedy_rows(self.rows(sample), count)])
 
-    def _block(self, name: str, values: Array) -> _Block:
+    def _block(self, name: str, values: Array | StoredVectors) -> _Block:
         block = _Block(name, values)
         if self._blocks and len(values) != self.n:
             raise InputError(f"there are {self.n:,} vectors, but anchors of {len(values):,} items")
@@ -213,11 +217,10 @@ class Basis:
 class _Block:
     """Some columns: values minus their mean, scaled to rows of length one in the mean."""
 
-    def __init__(self, name: str, values: Array) -> None:
-        if values.ndim != 2 or 0 in values.shape:
+    def __init__(self, name: str, values: Array | StoredVectors) -> None:
+        if len(values.shape) != 2 or 0 in values.shape:
             raise InputError(f"{name} have shape {values.shape}; expected (n, d), neither of them 0")
-        # float16 products are slow; vectors on disk (memory-mapped) stay there in any other type
-        self.values = values.astype(np.float32) if values.dtype == np.float16 else values
+        self.values: Any = values
         total, squares = np.zeros(values.shape[1]), 0.0
         for start in range(0, len(values), 8192):
             part = np.asarray(values[start : start + 8192], np.float64)
@@ -233,14 +236,17 @@ class _Block:
         """Number of columns."""
         return int(self.values.shape[1])
 
+    def hold(self) -> None:
+        """Read all values, so that products are quick; float16 ones are not."""
+        self.values = self.values[:].astype(np.float64 if self.values.dtype == np.float64 else np.float32, copy=False)
+
     def rows(self, positions: Int64) -> Float64:
         """The scaled columns of some items."""
         return (np.asarray(self.values[positions], np.float64) - self.mean) * self.scale
 
     def products(self, weights: Float64) -> Array:
         """Products of all items with weights (q, dim), of shape (n, q), up to a constant for each query."""
-        dtype = np.float64 if self.values.dtype == np.float64 else np.float32
-        return np.asarray(self.values @ (weights * self.scale).T.astype(dtype))
+        return np.asarray(self.values @ (weights * self.scale).T.astype(self.values.dtype))
 
 
 def spread_of(square: float, mean: Float64) -> float:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from indexes.errors import InputError
-from indexes.loaded import LoadedSegment, nearest, searched
+from indexes.loaded import LoadedSegment, nearest
+from indexes.stored import StoredVectors
 
 from .basis import SAMPLE, Array, Bool, Int64, spread_of
 from .fit import Float64
@@ -15,40 +16,33 @@ from .greedy import greedy_rows
 
 
 class IndexBasis:
-    """The columns of an index's documents; items are its rows, in one state of it.
+    """The columns of an index's documents, in one state of it.
 
     Parameters
     ----------
     segments : sequence of LoadedSegment
         See `indexes.bundle.Bundle.loaded`.
-    dim : int
-    wanted : ndarray of shape (m,), int64, optional
-        Only these rows.
+    vectors : StoredVectors
+        What they search (`indexes.loaded.searched`); items are the positions in it.
 
     Attributes
     ----------
     n, dim : int
     """
 
-    def __init__(self, segments: Sequence[LoadedSegment], dim: int, wanted: Int64 | None = None) -> None:
-        self._segments, self._wanted = segments, wanted
-        self._vectors = searched(segments, dim)
-        self._rows = self._vectors.rows if wanted is None else np.intersect1d(self._vectors.rows, wanted)
-        self.n, self.dim = len(self._rows), dim
+    def __init__(self, segments: Sequence[LoadedSegment], vectors: StoredVectors) -> None:
+        self._segments, self._vectors = segments, vectors
+        self.n, self.dim = vectors.shape
         self._scale = 1.0
         if self.n:
-            some = self.rows(self._sample(SAMPLE))
+            some = self.rows(_spread(np.arange(self.n), SAMPLE))
             self._mean = some.mean(axis=0)
             self._scale = spread_of(float(np.square(some).sum(axis=1).mean()), self._mean)
             self._some = (some - self._mean) * self._scale
 
-    def cosines(self, rows: Int64, vector: Array) -> Float64:
-        """Products of some rows with a query's vector, of shape (m,)."""
-        return np.asarray(np.asarray(self._vectors.of_rows(rows), np.float64) @ vector)
-
     def rows(self, positions: Int64) -> Float64:
-        """The scaled vectors of some rows, of shape (m, dim)."""
-        return np.asarray(self._vectors.of_rows(positions), np.float64) * self._scale
+        """The scaled vectors of some items, of shape (m, dim)."""
+        return np.asarray(self._vectors[positions], np.float64) * self._scale
 
     def directions(self, query_vector: Array | None) -> Float64:
         """The query's vector, scaled to scores of unit spread, of shape (dim, 1)."""
@@ -59,18 +53,19 @@ class IndexBasis:
         return np.asarray((query / (spread or 1.0))[:, None])
 
     def best(self, weights: Float64, depth: Sequence[int], allowed: Bool | None = None) -> list[Int64]:
-        """The rows with the largest predictions, best first; at most `depth` for each query."""
-        assert allowed is None  # `wanted` says it
+        """The items with the largest predictions, best first; at most `depth` for each query."""
         lengths = np.linalg.norm(weights, axis=1, keepdims=True)
         unit = np.divide(weights, lengths, out=np.full_like(weights, self.dim**-0.5), where=lengths > 0)
-        _, found = nearest(self._segments, unit.astype(np.float32), min(max(depth), self.n), self._wanted)
-        return [rows[rows >= 0][:k] for rows, k in zip(found, depth, strict=True)]
+        wanted = None if allowed is None else self._vectors.rows[allowed]
+        _, found = nearest(self._segments, unit.astype(np.float32), min(max(depth), self.n), wanted)
+        places = [np.searchsorted(self._vectors.rows, rows[rows >= 0]) for rows in found]
+        return [items[:k] for items, k in zip(places, depth, strict=True)]
 
     def landmarks(self, count: int, allowed: Bool | None = None) -> Int64:
-        """Rows that stand for all others, the most telling first."""
-        assert allowed is None
-        sample = self._sample(max(SAMPLE, count))
+        """Items that stand for all others, the most telling first."""
+        sample = _spread(np.arange(self.n) if allowed is None else np.flatnonzero(allowed), max(SAMPLE, count))
         return np.asarray(sample[greedy_rows(self.rows(sample) - self._mean * self._scale, count)])
 
-    def _sample(self, size: int) -> Int64:
-        return np.asarray(self._rows[np.unique(np.linspace(0, self.n - 1, min(size, self.n)).astype(np.int64))])
+
+def _spread(items: Int64, size: int) -> Int64:
+    return np.asarray(items[np.unique(np.linspace(0, len(items) - 1, min(size, len(items))).astype(np.int64))])

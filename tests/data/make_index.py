@@ -14,6 +14,18 @@ TEXTS = [
 ]  # fmt: skip
 QUERIES = [("red fox", None), ("captain of a ship", None), ("狐狸", None), ("blue whale", "kind = 'c'")]
 
+ANCHORS = ["the old fox", "a blue ship"]
+
+
+class Letters:
+    """Stands for a cross-encoder."""
+
+    name, fingerprint = "letters", {"weights": "none"}
+
+    def __call__(self, query, texts):  # noqa: D102, ANN
+        return [float(len(set(query) & set(text)) - len(text)) for text in texts]
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     documents = [
@@ -21,6 +33,8 @@ if __name__ == "__main__":
     ]
     whitening = Whitening(4, beta=0.5, gamma=0.25, epsilon=0.001)
     with Engine.build(documents, folder, model="hash:8", whitening=whitening) as engine:
+        engine.score_anchors(Letters(), anchors=2, queries=ANCHORS)
+        engine.add([Document(doc_id="late", text="an old whale")])
         answers = {
             query: [[hit.doc_id, hit.score] for hit in engine.search(query, 5, filter=expression)]
             for query, expression in QUERIES

@@ -66,6 +66,9 @@ def _call(operation: Operation, path: Path, tell: Tell) -> None:
 
 
 def _command(operation: Operation, path: Path, tell: Tell) -> None:
+    if not operation.command:
+        _call(operation, path, tell)
+        return
     code, lines = command(operation.arguments(path, path.with_suffix(".jsonl")))
     if code == 0 and not lines:
         tell("acknowledged")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from indexes.bundle import Bundle
 from indexes.errors import IndexMissingError, IndexUnfinishedError, RetrievalError
 from retrieval import Document, Engine, Whitening
+from retrieval.cross.anchors import Anchors
 from retrieval.encoder import HashEncoder
 from retrieval.moments import unit_rows
 
@@ -64,7 +65,7 @@ class Operation:
     change : callable
         Does to it what is to be done; nothing to an index that was just built.
     command : list of str
-        Does the same on the command line, with INDEX and CORPUS for two paths.
+        Does the same on the command line, with INDEX and CORPUS for two paths; empty where it cannot.
     documents : sequence of Document
         The corpus, if it takes one.
     before, after : State or None
@@ -73,6 +74,8 @@ class Operation:
         Whether it leaves one segment without deletions: what tells of an operation that leaves the documents as they are.
     refits : bool, default=False
         Whether the whitening (if there is one) is of all documents then.
+    scores : bool, default=False
+        Whether all documents have scores with the anchor queries then.
     """
 
     name: str
@@ -84,6 +87,7 @@ class Operation:
     after: State
     merges: bool = False
     refits: bool = False
+    scores: bool = False
 
     def unseen(self, path: Path) -> list[str]:
         """What of it cannot be seen in an index, though it was acknowledged."""
@@ -96,6 +100,8 @@ class Operation:
             wrong.append(
                 f"{self.name} left a whitening of {info['whitening']['n_fitted']} of {len(self.after)} documents"
             )
+        if self.scores and (info["anchors"] or {}).get("documents") != len(self.after):
+            wrong.append(f"{self.name} left {info['anchors']}; expected scores of {len(self.after)} documents")
         return wrong
 
     def do(self, path: Path, encoder: HashEncoder) -> Engine:
@@ -251,8 +257,29 @@ def _rebuild(world: World) -> Operation:
     return replace(done, merges=True, refits=True)
 
 
+class Scorer:
+    """Stands for a cross-encoder; its scores are exact in float16."""
+
+    name, fingerprint = "letters", {"weights": "none"}
+
+    def __call__(self, query: str, texts: Sequence[str]) -> list[float]:
+        return [float(len(set(query) & set(text)) - len(text)) for text in texts]
+
+
+def _cross(world: World) -> Operation:
+    fresh, anchors = world.random.random() < 0.3, world.random.randint(1, 3)
+
+    def change(engine: Engine) -> None:
+        new = fresh or engine.info()["anchors"] is None
+        engine.score_anchors(Scorer(), anchors=anchors if new else None, fresh=fresh)
+
+    done = _change(world, "cross", change, [], world.known())
+    return replace(done, command=[], scores=bool(done.after))
+
+
 OPERATIONS: dict[str, Callable[[World], Operation]] = {
     "add": _add,
+    "cross": _cross,
     "upsert": _upsert,
     "upsert --prune": _prune,
     "delete": _delete,
@@ -347,6 +374,7 @@ def answers(engine: Engine, state: State) -> list[str]:
     expected = MODEL.encode([state[doc_id][0] for doc_id in ids]).vectors.astype(np.float16)
     if not np.array_equal(raw, expected):
         wrong.append(f"raw vectors are not those of the texts: {np.flatnonzero((raw != expected).any(axis=1))}")
+    wrong += _wrong_scores(engine, state)
     rows, every = _searched(engine, expected), np.ones(len(ids), np.bool_)
     kinds = np.array([state[doc_id][1].get("kind") == "a" for doc_id in ids], np.bool_)
     for query in QUERIES:
@@ -357,6 +385,27 @@ def answers(engine: Engine, state: State) -> list[str]:
                 found = [(hit.doc_id, hit.score) for hit in hits]
                 wrong += [f"search {query!r}, {expression}: {one}" for one in _misses(found, ids, scores, allowed, k)]
     return wrong
+
+
+def _wrong_scores(engine: Engine, state: State) -> list[str]:
+    """Documents whose scores with the anchor queries are not those of their texts."""
+    bundle = engine._bundle
+
+    def stored() -> tuple[list[str], Sequence[str], NDArray[Any]]:
+        scores, path = bundle.anchor_scores(), bundle.anchors_path
+        if scores is None or path is None:
+            return [], [], np.empty((0, 0))
+        ids = [one.doc_id for one in bundle.documents(scores.rows.tolist())]
+        return ids, Anchors.load(path).queries, scores[:]
+
+    ids, queries, scores = bundle.read(stored)
+    expected = np.array([Scorer()(query, [state[doc_id][0] for doc_id in ids]) for query in queries]).T
+    wrong = [
+        f"scores of {doc_id!r} are {found}; expected {right}, or none"
+        for doc_id, found, right in zip(ids, scores.tolist(), expected.tolist(), strict=False)
+        if found != right and not np.isnan(found).all()
+    ]
+    return wrong + ([f"{len(scores)} documents with scores or none"] if len(ids) not in (0, len(state)) else [])
 
 
 def _searched(engine: Engine, raw: NDArray[Any]) -> NDArray[np.float32]:

@@ -1,0 +1,74 @@
+"""The command that scores an index's documents with anchor queries: cross."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import click
+
+from indexes.errors import InputError
+
+from .cli_write import FORMATS, INDEX, QUIET
+from .console import say
+
+logger = logging.getLogger(__name__)
+
+
+@click.command()
+@INDEX
+@click.option(
+    "-m", "--model", "reranker", metavar="MODEL", help="The cross-encoder.  [default: of the index's anchors]"
+)
+@click.option(
+    "--anchors", type=click.IntRange(min=1), metavar="N", help="Number of anchor queries.  [default: by the pilot]"
+)
+@click.option("--queries", metavar="FILE", help="Queries to choose from, or -.  [default: the documents themselves]")
+@click.option("--input-format", type=click.Choice(FORMATS), help="Format of FILE.  [default: by its suffix]")
+@click.option(
+    "--documents", type=click.IntRange(min=1), metavar="M", help="Score M documents, by chance.  [default: all]"
+)
+@click.option("--pilot", is_flag=True, help="Say what anchors would bring and cost, and store nothing.")
+@click.option("--fresh", is_flag=True, help="Throw away the anchors that the index has.")
+@QUIET
+def cross(
+    index_path: str, reranker: str | None, anchors: int | None, queries: str | None, input_format: Any,
+    documents: int | None, pilot: bool, fresh: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Score documents with anchor queries, for query --rerank --method adaptive.
+
+    A pilot over a few documents says first what anchors would bring, and what they cost: N x M calls of the
+    cross-encoder. Scores are committed every few minutes, and searches use what is there; when the command is run again
+    it goes on, and scores what was added since. Nobody is kept from writing meanwhile.
+    """
+    say(quiet)
+    from .engine import Engine
+
+    start = time.perf_counter()
+    with Engine.open(index_path) as engine:
+        known = engine.info()["anchors"]
+        if reranker is None and known is None:
+            raise InputError(f"{index_path} has no anchors yet; name the cross-encoder with --model MODEL")
+        done = engine.score_anchors(
+            known["model"] if reranker is None else reranker,
+            anchors=anchors,
+            queries=None if queries is None else _texts(queries, input_format),
+            documents=documents,
+            pilot_only=pilot,
+            fresh=fresh,
+            progress=not quiet,
+        )
+    logger.info(
+        f"{index_path}: {done.anchors} anchors, {done.scored:,} of {done.documents:,} documents scored, "
+        f"{done.calls:,} calls, {time.perf_counter() - start:.1f} s"
+    )
+
+
+def _texts(path: str, format_: Any) -> list[str]:
+    from .corpora import read_corpus
+
+    return [record.document.text for record in read_corpus(path, format=format_)]
+
+
+COMMANDS = (cross,)
