@@ -16,7 +16,7 @@ from retrieval.cli import cli
 
 MODULES = sorted(
     f"{package}.{module.name}"
-    for package in ("indexes", "retrieval", "eval")
+    for package in ("indexes", "retrieval", "retrieval.cross", "retrieval.train", "eval")
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__)
 )
 
