@@ -1,6 +1,7 @@
 """What an expensive scorer would rank first, found under a budget of its calls: recall and nDCG@10 by method.
 
     RETRIEVAL_MODELS=folder python benchmarks/cross_search.py measure [--case NAME] [--cross-encoder MODEL]
+    RETRIEVAL_MODELS=folder python benchmarks/cross_search.py anchors [--case NAME]
     python benchmarks/cross_search.py speed [--cross-encoder MODEL]
     python benchmarks/cross_search.py plot
 
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,12 @@ from shared_data import HERE, RETRIEVAL, SHARED, STS, earlier, lines_of, model_f
 
 from eval import load_retrieval
 from retrieval import Engine
+from retrieval.anchoring import PILOT_DOCUMENTS
 from retrieval.console import note, say
 from retrieval.corpora import read_corpus
-from retrieval.cross import CrossEncoderSearch, Trace, greedy_rows
+from retrieval.cross import Basis, CrossEncoderSearch, Trace, greedy_rows
+from retrieval.cross.completion import completed
+from retrieval.cross.pilot import centred
 from retrieval.encoder import load_encoder
 from retrieval.moments import unit_rows
 from retrieval.scorer import CrossEncoderScorer
@@ -47,12 +52,12 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A corpus, test queries and anchor queries; judgements where there are some."""
+    """A corpus, test queries and queries to choose anchors from; judgements where there are some."""
 
     name: str
     texts: list[str]
     queries: list[str]
-    anchors: list[str]
+    pool: list[str]
     ids: list[str]
     qrels: list[dict[str, int]] | None = None
 
@@ -65,7 +70,7 @@ def sentences(name: str, texts: list[str], size: int | None = None) -> Case:
     items = [texts[i] for i in documents]
     return Case(
         name=name, texts=items, ids=[str(i) for i in documents], queries=[texts[i] for i in queries],
-        anchors=chosen([texts[i] for i in pool], ANCHORS),
+        pool=[texts[i] for i in pool],
     )  # fmt: skip
 
 
@@ -93,15 +98,34 @@ def collection(name: str) -> Case:
     return Case(
         name=name, texts=texts, ids=[str(document.doc_id) for document in documents],
         queries=[judged.queries[query_id] for query_id in ids],
-        anchors=chosen([text for text in dict.fromkeys(pool) if text not in asked], ANCHORS),
+        pool=[text for text in dict.fromkeys(pool) if text not in asked],
         qrels=[dict(judged.qrels[query_id]) for query_id in ids],
     )  # fmt: skip
 
 
-def chosen(pool: list[str], count: int) -> list[str]:
-    """Texts that stand for all of a pool, by their vectors."""
-    vectors = unit_rows(bi_encoder().encode(pool, "query").vectors)
-    return [pool[i] for i in greedy_rows(vectors, count)]
+def by_vectors(case: Case, score: Score) -> list[str]:
+    """Anchors that stand for all of the pool, by their vectors."""
+    vectors = unit_rows(bi_encoder().encode(case.pool, "query").vectors)
+    return [case.pool[i] for i in greedy_rows(vectors, ANCHORS)]
+
+
+def by_scores(case: Case, score: Score) -> list[str]:
+    """Anchors as `retrieval cross` chooses them: by the scores of 200 candidates with 256 documents."""
+    some = np.random.default_rng(0).permutation(len(case.texts))[:PILOT_DOCUMENTS]
+    candidates = case.pool[: 2 * ANCHORS]
+    order = greedy_rows(centred(score(candidates, [case.texts[i] for i in some])), ANCHORS)
+    return [candidates[i] for i in order]
+
+
+def by_chance(case: Case, score: Score) -> list[str]:
+    """The pool is in an order of chance."""
+    return case.pool[:ANCHORS]
+
+
+Score = Callable[[Sequence[str], Sequence[str]], Float32]
+"""Scores of all pairs of q queries and n texts, of shape (q, n)."""
+
+CHOICES = {"greedy by scores": by_scores, "greedy by vectors": by_vectors, "by chance": by_chance}
 
 
 def bi_encoder() -> Remembering:
@@ -161,13 +185,17 @@ def searches(vectors: Float32, asked: Float32, anchors: Float32, anchor_vectors:
     yield "both", ({"vectors": vectors, "anchors": anchors, "anchor_vectors": anchor_vectors}, asked)
 
 
-def measured(case: Case, truth: Float32, anchors: Float32) -> list[dict[str, Any]]:
-    """Every method at every budget."""
+def embedded(case: Case, anchors: Sequence[str]) -> tuple[Float32, Float32, Float32]:
+    """Rows of the documents, the test queries and the anchors, whitened as an index of the documents is."""
     with tempfile.TemporaryDirectory() as folder:
         corpus = list(zip(map(str, range(len(case.texts))), case.texts, strict=True))
         with Engine.build(corpus, Path(folder) / "index", model=bi_encoder()) as engine:
-            vectors = engine.embed(case.texts)
-            asked, asked_by_anchors = engine.embed(case.queries, "query"), engine.embed(case.anchors, "query")
+            return engine.embed(case.texts), engine.embed(case.queries, "query"), engine.embed(anchors, "query")
+
+
+def measured(case: Case, truth: Float32, queries: Sequence[str], anchors: Float32) -> list[dict[str, Any]]:
+    """Every method at every budget."""
+    vectors, asked, asked_by_anchors = embedded(case, queries)
     rows = []
     everything = [np.argsort(-scores, kind="stable") for scores in truth]
     exact = [
@@ -179,7 +207,7 @@ def measured(case: Case, truth: Float32, anchors: Float32) -> list[dict[str, Any
         rows.append({"method": name, "budget": calls, "nDCG@10": ndcg(case, run)})
     for method, (how, with_query) in searches(vectors, asked, anchors.T, asked_by_anchors):
         for budget in BUDGETS:
-            search = CrossEncoderSearch(scorer=lambda query, items: truth[query][list(items)], budget=budget, **how)
+            search = CrossEncoderSearch(scorer=partial(looked_up, truth), budget=budget, **how)
             traces = search.trace(range(len(case.queries)), with_query)
             row: dict[str, Any] = {"method": method, "budget": budget}
             for k in KS:
@@ -193,6 +221,11 @@ def measured(case: Case, truth: Float32, anchors: Float32) -> list[dict[str, Any
             rows.append(row)
             note(f"{case.name} {row}")
     return rows
+
+
+def looked_up(truth: Float32, query: int, items: Sequence[int]) -> Float32:
+    """A scorer that knows all scores."""
+    return truth[query][list(items)]
 
 
 def recall(trace: Trace, best: NDArray[np.int64], k: int) -> float:
@@ -234,16 +267,49 @@ def measure(names: tuple[str, ...], cross_encoder: str | None) -> None:
             continue
         case = make()
         score = by_expensive_cosine if kind == "cosine" else by_cross_encoder(str(cross_encoder))
-        both = score([*case.queries, *case.anchors], case.texts)
-        truth, anchors = both[: len(case.queries)], both[len(case.queries) :]
+        anchors = by_scores(case, score)
+        both = score([*case.queries, *anchors], case.texts)
+        truth, known = both[: len(case.queries)], both[len(case.queries) :]
         kept = earlier("cross_search").get("cases", {})
         kept[name] = {
             "scorer": f"cosine of {EXPENSIVE}" if kind == "cosine" else "cross-encoder",
-            "documents": len(case.texts), "queries": len(case.queries), "anchors": len(case.anchors),
-            "calls for the anchors": len(case.anchors) * len(case.texts),
-            "rows": measured(case, truth, anchors),
+            "documents": len(case.texts), "queries": len(case.queries), "anchors": len(anchors),
+            "calls for the anchors": len(anchors) * len(case.texts),
+            "rows": measured(case, truth, anchors, known),
         }  # fmt: skip
         write_result("cross_search", earlier("cross_search") | {"cases": kept})
+
+
+@main.command()
+@click.option("--case", "names", multiple=True, type=click.Choice(list(CASES)), default=["sts", "snli", "definitions"])
+def anchors(names: tuple[str, ...]) -> None:
+    """What the choice of anchors, their number, and the number of documents scored with them come to."""
+    for name in names:
+        case = CASES[name][1]()
+        truth = by_expensive_cosine(case.queries, case.texts)
+        best = [np.argsort(-scores, kind="stable") for scores in truth]
+        rows: list[dict[str, Any]] = []
+        for choice, choose in CHOICES.items():
+            chosen = choose(case, by_expensive_cosine)
+            known = by_expensive_cosine(chosen, case.texts).T
+            vectors, asked, asked_by_anchors = embedded(case, chosen)
+            sizes = [(count, len(known)) for count in (25, 50, 100)]
+            if choice == "greedy by scores":
+                sizes += [(100, scored) for scored in (500, 2000, 8000)]
+            for count, scored in sizes:
+                seen = known[:, :count].copy()
+                seen[np.random.default_rng(0).permutation(len(known))[scored:]] = np.nan
+                basis = Basis(vectors, completed(seen, vectors), asked_by_anchors[:count])
+                row: dict[str, Any] = {"choice": choice, "anchors": count, "scored": scored, "calls": count * scored}
+                for k, budget in ((10, 100), (100, 200)):
+                    search = CrossEncoderSearch(basis, partial(looked_up, truth), budget=budget)
+                    traces = search.trace(range(len(truth)), asked)
+                    shares = np.array([recall(trace, first, k) for trace, first in zip(traces, best, strict=True)])
+                    row |= {f"recall@{k}": round(100 * float(shares.mean()), 1), f"interval@{k}": interval(shares)}
+                rows.append(row)
+                note(f"{name} {row}")
+        kept = earlier("cross_search").get("anchors", {})
+        write_result("cross_search", earlier("cross_search") | {"anchors": kept | {name: rows}})
 
 
 @main.command()

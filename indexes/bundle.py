@@ -10,6 +10,7 @@
     INDEX/segments/000002.000001.scores.npy         these scores, where some were made
     INDEX/staging/                     a build in progress (see `indexes.staging`)
     INDEX/write.lock                   one writer at a time
+    INDEX/pairs.sqlite                 scores of a cross-encoder, of no commit (see `indexes.pair_scores`)
 
 Files are written and fsynced first, under names that no commit has listed before;
 then one SQLite transaction lists them together with the documents. A reader sees

@@ -52,8 +52,8 @@ class ReadOnlyConnection:
                     f"{self._path} has changes in {log.name} that cannot be read where nothing can be written; "
                     "copy the whole index to a folder that can be"
                 ) from None
-            uri = _uri(self._path) + "&immutable=1"
-            self.connection, self.frozen = sqlite3.connect(uri, uri=True, check_same_thread=False), True
+            frozen = uri(self._path) + "&immutable=1"
+            self.connection, self.frozen = sqlite3.connect(frozen, uri=True, check_same_thread=False), True
         except UNREADABLE as error:
             raise IndexCorruptError(
                 f"{self._path} is not a catalogue ({error}); restore it from a copy or build again"
@@ -98,7 +98,7 @@ class ReadOnlyConnection:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """A connection that sees every commit."""
-    connection = sqlite3.connect(_uri(path), uri=True, timeout=30, check_same_thread=False)
+    connection = sqlite3.connect(uri(path), uri=True, timeout=30, check_same_thread=False)
     try:
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()
     except BaseException:
@@ -107,8 +107,9 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _uri(path: Path) -> str:
-    return f"file:{quote(str(path.absolute()))}?mode=ro"
+def uri(path: Path, mode: str = "ro") -> str:
+    """The name by which SQLite opens a file in a mode: ro, rw, or rwc, which makes it."""
+    return f"file:{quote(str(path.absolute()))}?mode={mode}"
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -347,7 +347,8 @@ class BundleWriter:
 
 _FOLDERS = ("segments", "staging")
 _OURS = re.compile(
-    r"write\.lock(\.json)?|catalogue\.(sqlite(-wal|-shm|-journal)?|seal(\.tmp)?)|segments(/\d{6,}\.[^/]+)?"
+    r"write\.lock(\.json)?|(catalogue|pairs)\.sqlite(-wal|-shm|-journal)?|catalogue\.seal(\.tmp)?"
+    r"|segments(/\d{6,}\.[^/]+)?"
     r"|staging(/(documents\.sqlite(-wal|-shm|-journal)?|raw\.npy|truncated\.bin|header\.tmp|progress\.json(\.tmp)?))?"
 )
 

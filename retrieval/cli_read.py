@@ -265,10 +265,15 @@ def _reranked(
         texts = [text for _, text in batch]
         raw = engine.encode(texts, role="query")
         encoded = time.perf_counter()
+        known = getattr(how.scorer, "remembered", 0)
         found = engine.reranked(texts, raw, k, how, filter=expression)
+        known = getattr(how.scorer, "remembered", 0) - known
         ms = {"encode": _ms(encoded - start, batch), "rerank": _ms(time.perf_counter() - encoded, batch)}
         for (query_id, text), one in zip(batch, found, strict=True):
-            stats = {"cross_encoder_calls": one.calls, "rounds": one.rounds, "fallbacks": one.fallbacks, "ms": dict(ms)}
+            stats = {
+                "cross_encoder_calls": one.calls, "rounds": one.rounds, "fallbacks": one.fallbacks,
+                "remembered": round(known / len(batch), 1), "ms": dict(ms),
+            }  # fmt: skip
             yield Answer(query_id=query_id, query=text, hits=one.hits, stats=stats)
 
 

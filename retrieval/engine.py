@@ -25,6 +25,7 @@ from indexes.bundle import Bundle
 from indexes.checks import Check
 from indexes.document import Document, check_unicode
 from indexes.errors import InputError
+from indexes.pair_scores import PAIR_SCORES, PairScores
 from indexes.writer import BundleWriter
 
 from . import changes
@@ -55,6 +56,7 @@ from .models import DEFAULT_MODEL, ModelFiles, compare
 from .moments import Float32
 from .provenance import made_by, model_record, whitening_fields
 from .records import DEFAULT_FIELDS
+from .remembered import RememberedScorer, unremembered
 from .reranking import BUDGET, Reranked, Reranker, Reranking, scorer_of
 from .verify import verify
 from .whitening import Whitening
@@ -363,18 +365,21 @@ class Engine:
             See `indexes.errors`.
         """
         return score_anchors(
-            self._bundle, lambda texts: self.encode(texts, "query"), lambda: self.whitening, self.scorer(rerank),
-            anchors=anchors, queries=queries, documents=documents, pilot_only=pilot_only, fresh=fresh,
-            progress=progress,
+            self._bundle, lambda texts: self.encode(texts, "query"), lambda: self.whitening,
+            unremembered(self.scorer(rerank)), anchors=anchors, queries=queries, documents=documents,
+            pilot_only=pilot_only, fresh=fresh, progress=progress,
         )  # fmt: skip
 
     def scorer(self, rerank: str | Scorer) -> Scorer:
-        """A cross-encoder, loaded once for as long as the same name is asked for; a scorer as it is."""
+        """A cross-encoder, loaded once for as long as the same name is asked for, whose scores are kept beside the index;
+        a scorer as it is.
+        """
         if not isinstance(rerank, str):
             return scorer_of(rerank)
         held = self._scorer
         if held is None or held[0] != rerank:
-            held = self._scorer = rerank, scorer_of(rerank)
+            pairs = PairScores(self._bundle.folder / PAIR_SCORES)
+            held = self._scorer = rerank, RememberedScorer(scorer_of(rerank), pairs)
         return held[1]
 
     def embed(self, texts: Sequence[str], role: Role = "document") -> Float32:

@@ -173,7 +173,9 @@ def _answer() -> None:
     """The other side of `in_fresh_process`."""
     out = os.dup(1)
     os.dup2(2, 1)  # what anyone prints is not the answer
-    for late in ("faiss", "filelock", "retrieval.cli", "safetensors.numpy", "sqlglot.dialects.sqlite", "sqlite_utils"):
+    for late in (
+        "faiss", "filelock", "retrieval.cli", "safetensors.numpy", "scipy.stats", "sqlglot.dialects.sqlite", "sqlite_utils",
+    ):  # fmt: skip
         importlib.import_module(late)  # once, and not in every child
     logging.disable(logging.WARNING)
     module, name, arguments = sys.argv[1:]
