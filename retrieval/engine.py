@@ -371,9 +371,7 @@ class Engine:
         )  # fmt: skip
 
     def scorer(self, rerank: str | Scorer) -> Scorer:
-        """A cross-encoder, loaded once for as long as the same name is asked for, whose scores are kept beside the index;
-        a scorer as it is.
-        """
+        """A named cross-encoder, loaded once and its scores kept beside the index; a scorer as it is."""
         if not isinstance(rerank, str):
             return scorer_of(rerank)
         held = self._scorer
