@@ -93,7 +93,9 @@ def retrieval(
     if format_ == "json":
         click.echo(json.dumps(values, indent=2))
     else:
-        click.echo(f"{report.name}, {values['queries']} queries")
+        how = report.rerank
+        asked = "" if how is None else f", {how['model']} asked {how['budget']} times a query ({how['method']})"
+        click.echo(f"{report.name}, {values['queries']} queries{asked}")
         for name, value in report.measures.items():
             click.echo(f"{name:<10} {value:.4f}")
 

@@ -60,21 +60,24 @@ class RetrievalReport:
         A query without hits counts as 0.
     per_query : mapping of measure to mapping of query id to value
     run : mapping of query id to mapping of document id to score
+    rerank : mapping or None
+        model, budget and method, where a cross-encoder decided.
     """
 
     name: str
     measures: Mapping[str, float]
     per_query: Mapping[str, Mapping[str, float]] = field(repr=False)
     run: Mapping[str, Mapping[str, float]] = field(repr=False)
+    rerank: Mapping[str, Any] | None = None
 
     def __getitem__(self, measure: str) -> float:
         """The mean of a measure."""
         return self.measures[measure]
 
     def to_dict(self) -> dict[str, Any]:
-        """Name, number of queries and the means."""
+        """Name, number of queries, the means, and who decided."""
         queries = max((len(values) for values in self.per_query.values()), default=0)
-        return {"name": self.name, "queries": queries, "measures": dict(self.measures)}
+        return {"name": self.name, "queries": queries, "measures": dict(self.measures), "rerank": self.rerank}
 
 
 def load_retrieval(folder: str | PathLike[str], split: str = "test") -> RetrievalSet:
@@ -232,4 +235,8 @@ def evaluate_retrieval(
     for value in values:
         per_query[str(value.measure)][value.query_id] = value.value
     means = {name: sum(values.values()) / len(values) for name, values in per_query.items()}
-    return RetrievalReport(name=judged.name, measures=means, per_query=per_query, run=run)
+    decided = None
+    if rerank is not None:
+        model = rerank if isinstance(rerank, str) else getattr(rerank, "name", type(rerank).__name__)
+        decided = {"model": model, "budget": BUDGET if budget is None else budget, "method": method}
+    return RetrievalReport(name=judged.name, measures=means, per_query=per_query, run=run, rerank=decided)

@@ -57,6 +57,7 @@ def test_a_scorer_may_decide(engine: Engine) -> None:
     wanting = {"rerank": lambda query, texts: [float("gamma" in text) for text in texts], "budget": 2}
     for method in ("plain", "anchors", "adaptive"):
         report = evaluate_retrieval(engine, judged, measures=("R@1",), method=method, **wanting)  # type: ignore[arg-type]
+        assert report.to_dict()["rerank"] == {"model": "function", "budget": 2, "method": method}
         assert len(report.run["q"]) == 2
         assert method == "anchors" or report["R@1"] == 1
     with pytest.raises(InputError, match="2 calls give as many hits"):
