@@ -294,6 +294,19 @@ def cross_search() -> str:
     return markdown(rows)
 
 
+def cross_anchors() -> str:
+    """What anchors find by how they are chosen, how many they are, and how many documents were scored with them."""
+    rows = [["documents", "anchors chosen", "anchors", "documents scored", "calls, once", "first 10 (100 calls)",
+             "first 100 (200 calls)"]]  # fmt: skip
+    for name, found in result("cross_search").get("anchors", {}).items():
+        for row in found:
+            recalls = [
+                f"{row[f'recall@{k}']:.1f} ({'-'.join(f'{x:.0f}' for x in row[f'interval@{k}'])})" for k in (10, 100)
+            ]
+            rows.append([name, row["choice"], str(row["anchors"]), f"{row['scored']:,}", f"{row['calls']:,}", *recalls])
+    return markdown(rows) if len(rows) > 1 else "Not run yet."
+
+
 def cross_search_speed() -> str:
     """What the search costs besides the scorer."""
     found = result("cross_search")["speed"]
@@ -319,6 +332,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "reranker": reranker,
     "reranker-sts": reranker_sts,
     "cross-search": cross_search,
+    "cross-anchors": cross_anchors,
     "cross-search-speed": cross_search_speed,
     "training-cross": lambda: training_table(("cross-encoder",), ("stsb-en",)),
 }
