@@ -92,7 +92,7 @@ class SentenceTransformerEncoder:
                     "fetch or copy the model's folder again"
                 ) from error
         self.name, self.source = files.name, files.source
-        self.prompts: Mapping[str, str] = _prompts(self.model.prompts, prompts)
+        self.prompts: Mapping[str, str] = chosen_prompts(self.model.prompts, prompts)
         self.dim = int(self.model.get_embedding_dimension() or 0)
         limit = self.model.max_seq_length
         self.max_tokens = None if limit is None or limit == float("inf") else int(limit)
@@ -199,8 +199,13 @@ def find_model(model: Model) -> Encoder | ModelFiles:
     return files
 
 
-def load_encoder(model: Model = DEFAULT_MODEL, *, prompts: Mapping[str, str] | None = None) -> Encoder:
-    """The encoder of a name or a place.
+def load_encoder(
+    model: Model = DEFAULT_MODEL,
+    *,
+    prompts: Mapping[str, str] | None = None,
+    precision: Literal["float32", "bfloat16"] | None = None,
+) -> Encoder:
+    """The encoder of a name or a place: compiled (`retrieval.compiled`) where that can be, else in torch.
 
     Parameters
     ----------
@@ -208,6 +213,8 @@ def load_encoder(model: Model = DEFAULT_MODEL, *, prompts: Mapping[str, str] | N
         A folder, an installed package that carries its weights, a hub name, or "hash:DIM".
     prompts : mapping, optional
         See `SentenceTransformerEncoder`; other encoders have their own.
+    precision : {"float32", "bfloat16"}, optional
+        Of a compiled model; by default the quickest that this machine computes in.
 
     Raises
     ------
@@ -218,7 +225,10 @@ def load_encoder(model: Model = DEFAULT_MODEL, *, prompts: Mapping[str, str] | N
     """
     found = find_model(model)
     if isinstance(found, ModelFiles):
-        return SentenceTransformerEncoder(found, prompts)
+        from .compiled.encoder import compiled_encoder
+
+        compiled = compiled_encoder(found, prompts=prompts, precision=precision)
+        return SentenceTransformerEncoder(found, prompts) if compiled is None else compiled
     if prompts and dict(prompts) != dict(found.prompts):
         raise InputError(f"prompts={dict(prompts)!r}: the encoder {found.name} takes none from outside")
     return found
@@ -266,7 +276,14 @@ def pack(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]
         start += size
 
 
-def _prompts(recorded: Mapping[str, str | None], given: Mapping[str, str] | None) -> dict[str, str]:
+def chosen_prompts(recorded: Mapping[str, str | None], given: Mapping[str, str] | None) -> dict[str, str]:
+    """The prompts of both roles: those given, else those that a model records under one of the usual names.
+
+    Raises
+    ------
+    InputError
+        If another role is given.
+    """
     given = given or {}
     unknown = set(given) - {"query", "document"}
     if unknown:

@@ -31,6 +31,7 @@ from indexes.writer import BundleWriter
 from . import changes
 from .anchoring import Anchoring, anchors_record, score_anchors
 from .changes import Changes, check_ids
+from .compiled.encoder import compiled_before
 from .corpora import Fields, Format
 from .cross.calls import Scorer
 from .cross.search import Method
@@ -642,12 +643,20 @@ class Engine:
     def encoder(self) -> Encoder:
         """The encoder that made the index, loaded and checked when it is first needed."""
         if self._encoder is None:
-            stored = self._bundle.manifest.model
-            found = find_model(stored["name"] if self._model is None else self._model)
-            encoder = load_encoder(found, prompts=stored["prompts"]) if isinstance(found, ModelFiles) else found
-            compare(stored["fingerprint"], encoder.fingerprint, encoder.name)
-            self._encoder = encoder
+            self._encoder = self._loaded_encoder()
         return self._encoder
+
+    def _loaded_encoder(self) -> Encoder:
+        stored = self._bundle.manifest.model
+        how: Any = {"prompts": stored["prompts"], "precision": stored.get("precision", "float32")}
+        if self._model is None:
+            known = compiled_before(stored["fingerprint"], name=stored["name"], source=stored["source"], **how)
+            if known is not None:
+                return known
+        found = find_model(stored["name"] if self._model is None else self._model)
+        encoder = load_encoder(found, **how) if isinstance(found, ModelFiles) else found
+        compare(stored["fingerprint"], encoder.fingerprint, encoder.name)
+        return encoder
 
     def info(self) -> dict[str, Any]:
         """What this index is: documents, dim, model, whitening, index, bytes, format_version and more.

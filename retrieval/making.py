@@ -59,7 +59,8 @@ def encode_staged(staging: Staging, encoder: Encoder, dtype: str, progress: bool
 def _plan(encoder: Encoder) -> dict[str, Any]:
     """What decides the raw vectors of documents: an interrupted build goes on only with the same."""
     parts = {name: value for name, value in encoder.fingerprint.items() if name != "prompts"}
-    return {"model": parts, "prompt": encoder.prompts.get("document", "")}
+    precision = getattr(encoder, "precision", "float32")
+    return {"model": parts, "prompt": encoder.prompts.get("document", ""), "precision": precision}
 
 
 def check_whitening(whitening: object, *names: str) -> None:

@@ -19,7 +19,7 @@ def model_record(encoder: Encoder) -> dict[str, Any]:
         "name": encoder.name,
         "source": encoder.source,
         "dim": encoder.dim,
-        "precision": "float32",
+        "precision": getattr(encoder, "precision", "float32"),
         "max_tokens": encoder.max_tokens,
         "prompts": dict(encoder.prompts),
         "fingerprint": dict(encoder.fingerprint),

@@ -17,6 +17,7 @@ from indexes.loaded import searched
 from indexes.manifest import Manifest
 from indexes.stored import StoredVectors
 
+from .compiled.scorer import compiled_scorer
 from .cross.anchors import Anchors
 from .cross.basis import Basis, Bool
 from .cross.calls import Scorer
@@ -25,7 +26,7 @@ from .cross.indexed import IndexBasis
 from .cross.search import Columns, CrossEncoderSearch, Found, Method, Trace
 from .hit import Hit
 from .making import whiten
-from .models import compare
+from .models import compare, locate
 from .moments import Float32
 from .scorer import CrossEncoderScorer
 from .whitening import Whitening
@@ -85,7 +86,8 @@ def scorer_of(rerank: str | PathLike[str] | Scorer) -> Scorer:
         If it is neither.
     """
     if isinstance(rerank, str | PathLike):
-        return CrossEncoderScorer(fspath(rerank))
+        files = locate(fspath(rerank))
+        return compiled_scorer(files) or CrossEncoderScorer(files)
     if not callable(rerank):
         raise InputError(f"rerank={rerank!r}; expected a cross-encoder's name or folder, or scorer(query, texts)")
     return rerank

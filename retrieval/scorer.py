@@ -65,9 +65,7 @@ class CrossEncoderScorer:
         if self.model.num_labels != 1:
             raise ModelError(f"cross-encoder {files.name!r} has {self.model.num_labels} outputs; expected one score")
         self.name, self.source = files.name, files.source
-        self.fingerprint: Mapping[str, Any] = fingerprint(files.folder) | {
-            "max_length": self.max_length, "activation": "identity",
-        }  # fmt: skip
+        self.fingerprint: Mapping[str, Any] = scorer_fingerprint(fingerprint(files.folder), self.max_length)
 
     @property
     def max_length(self) -> int | None:
@@ -87,8 +85,7 @@ class CrossEncoderScorer:
         InputError
             If there are not as many of both.
         """
-        if len(firsts) != len(seconds):
-            raise InputError(f"{len(firsts)} first texts and {len(seconds)} second ones; expected as many of both")
+        check_pairs(firsts, seconds)
         scores = np.empty(len(firsts), np.float32)
         if not len(firsts):
             return scores
@@ -109,3 +106,19 @@ class CrossEncoderScorer:
         ids = tokenize(distinct, truncation=False, padding=False, return_attention_mask=False, verbose=False)
         length = {text: len(tokens) for text, tokens in zip(distinct, ids["input_ids"], strict=True)}
         return np.array([length[text] for text in texts], np.int64)
+
+
+def scorer_fingerprint(model: Mapping[str, Any], max_length: int | None) -> dict[str, Any]:
+    """All that decides a cross-encoder's scores: its model's fingerprint, tokens read of a pair, no activation."""
+    return {**model, "max_length": max_length, "activation": "identity"}
+
+
+def check_pairs(firsts: Sequence[str], seconds: Sequence[str]) -> None:
+    """Refuse pairs of which one side is longer.
+
+    Raises
+    ------
+    InputError
+    """
+    if len(firsts) != len(seconds):
+        raise InputError(f"{len(firsts)} first texts and {len(seconds)} second ones; expected as many of both")

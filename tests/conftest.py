@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+CACHE = tempfile.TemporaryDirectory(prefix="retrieval-cache-")
+os.environ["RETRIEVAL_CACHE"] = CACHE.name  # of child processes, too
 SHARED = Path(os.environ.get("RETRIEVAL_SHARED", ROOT.parent / "shared"))
 
 

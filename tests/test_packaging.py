@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("retrieval", "retrieval.cross", "retrieval.train", "indexes", "eval")
+PACKAGES = ("retrieval", "retrieval.compiled", "retrieval.cross", "retrieval.train", "indexes", "eval")
 TOP = ("retrieval", "indexes", "eval")
 
 

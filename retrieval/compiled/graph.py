@@ -1,0 +1,84 @@
+"""An ONNX graph, run by OpenVINO: the one door to it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexes.errors import InputError, MissingPackageError
+
+Precision = Literal["float32", "bfloat16"]
+HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+def is_installed() -> bool:
+    """Whether graphs can be run here."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+@cache
+def _core() -> Any:
+    try:
+        import openvino  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise MissingPackageError("compiled models are run by OpenVINO; install it: pip install openvino") from error
+    return openvino.Core()
+
+
+@cache
+def native_precision() -> Precision:
+    """bfloat16 where the processor computes in it, else float32."""
+    able: list[str] = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bfloat16" if "BF16" in able else "float32"
+
+
+class Graph:
+    """A graph of int64 inputs of shape (n, t) and one float output.
+
+    Parameters
+    ----------
+    path : Path
+        An .onnx file.
+    precision : {"float32", "bfloat16"}
+        Of the arithmetic inside; what goes in and comes out stays as it is.
+
+    Raises
+    ------
+    InputError
+        If the precision is another.
+    MissingPackageError
+        If OpenVINO is not installed.
+
+    Attributes
+    ----------
+    inputs : tuple of str
+    """
+
+    def __init__(self, path: Path, precision: Precision) -> None:
+        if precision not in get_args(Precision):
+            raise InputError(f"precision={precision!r}; expected one of {', '.join(get_args(Precision))}")
+        core = _core()
+        how: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+        if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
+            how["INFERENCE_NUM_THREADS"] = int(threads)
+        self._model = core.compile_model(core.read_model(path), "CPU", how)
+        self.inputs = tuple(each.get_any_name() for each in self._model.inputs)
+
+    def run(self, values: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        """The output for some inputs, float32.
+
+        Parameters
+        ----------
+        values : mapping of name to ndarray of shape (n, t), int64
+            Those the graph has no input for are left out.
+        """
+        # subtle: a request of its own, for threads may run the same graph at once
+        found = self._model.create_infer_request().infer({name: values[name] for name in self.inputs})
+        return np.array(next(iter(found.values())), np.float32)

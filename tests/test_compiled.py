@@ -1,0 +1,268 @@
+"""Compiled models: the vectors and scores of the models they were made from, without torch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from test_cli import run
+from tiny_models import WORDS, tiny_encoder
+
+pytest.importorskip("openvino")
+
+from indexes.errors import InputError  # noqa: E402
+from retrieval import Engine  # noqa: E402
+from retrieval.compiled import making, store  # noqa: E402
+from retrieval.compiled.encoder import CompiledEncoder, compiled_encoder  # noqa: E402
+from retrieval.compiled.graph import Graph, native_precision  # noqa: E402
+from retrieval.compiled.scorer import CompiledScorer, compiled_scorer  # noqa: E402
+from retrieval.encoder import SentenceTransformerEncoder, load_encoder  # noqa: E402
+from retrieval.models import locate  # noqa: E402
+from retrieval.reranking import scorer_of  # noqa: E402
+from retrieval.scorer import CrossEncoderScorer  # noqa: E402
+
+RANDOM = np.random.default_rng(0)
+TEXTS = [" ".join(RANDOM.choice(WORDS, size)) for size in (1, 2, 5, 9, 30, 31, 40, 100)] * 5 + ["狐狸", "  the\tdog  "]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def cross(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    place = tmp_path_factory.mktemp("cross")
+    model = CrossEncoder(str(tiny_encoder(place)), num_labels=1, device="cpu")
+    with torch.no_grad():
+        for name, values in model.named_parameters():  # scores far apart
+            if name.endswith("weight") and values.ndim == 2:
+                values.mul_(5)
+    model.save_pretrained(str(place / "ce"))
+    return place / "ce"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("RETRIEVAL_CACHE", str(tmp_path / "cache"))
+    yield tmp_path / "cache" / "compiled"
+
+
+def cosines(one: NDArray[Any], two: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray((one * two).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(two, axis=1))
+
+
+def made(folder: Path, precision: Any = None) -> CompiledEncoder:
+    encoder = compiled_encoder(locate(str(folder)), prompts=None, precision=precision)
+    assert encoder is not None
+    return encoder
+
+
+# ---- the same as the model
+
+
+def test_vectors_are_those_of_the_model(folder: Path) -> None:
+    theirs = SentenceTransformerEncoder(locate(str(folder)))
+    for precision, least in (("float32", 0.99999), ("bfloat16", 0.999)):
+        ours = made(folder, precision)
+        for name in ("name", "source", "dim", "max_tokens", "prompts", "fingerprint"):
+            assert getattr(ours, name) == getattr(theirs, name)
+        for role in ("query", "document"):
+            one, two = ours.encode(TEXTS, role), theirs.encode(TEXTS, role)  # type: ignore[arg-type]
+            assert cosines(one.vectors, two.vectors).min() > least
+            assert np.array_equal(one.truncated, two.truncated) and 0 < one.truncated.sum() < len(TEXTS)
+            assert one.vectors.dtype == np.float32
+    assert made(folder, "bfloat16").precision == native_precision()
+    assert made(folder).encode([]).vectors.shape == (0, 32)
+
+
+def test_prompts_are_put_before_texts(folder: Path) -> None:
+    ours = compiled_encoder(locate(str(folder)), prompts={"query": "red "}, precision="float32")
+    theirs = SentenceTransformerEncoder(locate(str(folder)), {"query": "red "})
+    assert ours is not None and ours.prompts == theirs.prompts and ours.fingerprint == theirs.fingerprint
+    assert cosines(ours.encode(["dog"], "query").vectors, theirs.encode(["dog"], "query").vectors).min() > 0.99999
+    assert cosines(ours.encode(["dog"], "query").vectors, ours.encode(["dog"]).vectors).max() < 0.999
+
+
+def test_scores_are_those_of_the_model(cross: Path) -> None:
+    pairs = (TEXTS, [*TEXTS[3:], *TEXTS[:3]])
+    theirs = CrossEncoderScorer(locate(str(cross)))
+    expected = theirs.scores(*pairs)
+    assert np.ptp(expected) > 0.1
+    for precision, most in (("float32", 1e-4), ("bfloat16", 0.03)):
+        ours = compiled_scorer(locate(str(cross)), precision)  # type: ignore[arg-type]
+        assert ours is not None
+        assert np.abs(ours.scores(*pairs) - expected).max() < most * np.ptp(expected)
+        assert ours(TEXTS[0], TEXTS[:4]).tolist() == ours.scores([TEXTS[0]] * 4, TEXTS[:4]).tolist()
+        assert ours.scores([], []).shape == (0,)
+        assert (ours.name, ours.max_length, ours.fingerprint) == (theirs.name, theirs.max_length, theirs.fingerprint)
+        # not so many bits are lost that different texts tie
+        assert len(np.unique(ours.scores(*pairs))) >= len(np.unique(expected.round(6)))
+        with pytest.raises(InputError, match="1 first texts and 2 second ones"):
+            ours.scores(["a"], ["b", "c"])
+
+
+def test_threads_may_share_one(folder: Path) -> None:
+    encoder = made(folder, "float32")
+    parts = [TEXTS[i : i + 7] for i in range(30)]
+    expected = [encoder.encode(part).vectors for part in parts]
+    with ThreadPoolExecutor(8) as pool:
+        for one, two in zip(pool.map(lambda part: encoder.encode(part).vectors, parts * 3), expected * 3, strict=True):
+            assert np.allclose(one, two, atol=1e-6)
+
+
+@pytest.mark.model
+def test_a_real_model_in_both_precisions(caplog: pytest.LogCaptureFixture) -> None:
+    files = locate("all-MiniLM-L6-v2")
+    texts = [*making.TRIED, "How do I sort a list of tuples by the second element?", "The captain hunts a whale."]
+    theirs = SentenceTransformerEncoder(files).encode(texts)
+    for precision, least in (("float32", 0.999999), ("bfloat16", 0.9998)):
+        ours = compiled_encoder(files, prompts=None, precision=precision)  # type: ignore[arg-type]
+        assert ours is not None
+        found = ours.encode(texts)
+        assert cosines(found.vectors, theirs.vectors).min() > least
+        assert np.array_equal(found.truncated, theirs.truncated) and found.truncated.sum() == 1
+
+
+# ---- kept
+
+
+def test_a_model_is_compiled_once_and_needed_no_more(
+    folder: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    model = Path(shutil.copytree(folder, tmp_path / "model"))
+    with Engine.build(TEXTS[:8], tmp_path / "i", model=str(model), whitening=None) as engine:
+        assert isinstance(engine.encoder, CompiledEncoder)
+        hits = engine.search(TEXTS[2], 3)
+        assert engine._bundle.manifest.model["precision"] == native_precision()
+    assert caplog.text.count("compiled once") == 1 and len(list(cache.iterdir())) == 1
+    shutil.rmtree(model)
+    with Engine.open(tmp_path / "i") as engine:
+        assert engine.search(TEXTS[2], 3) == hits
+    assert caplog.text.count("compiled once") == 1
+
+
+def test_a_query_loads_no_torch(folder: Path, tmp_path: Path) -> None:
+    Engine.build(TEXTS[:8], tmp_path / "i", model=str(folder), whitening=None).close()
+    code = (
+        "import sys; from retrieval import Engine; "
+        f"hits = Engine.open({str(tmp_path / 'i')!r}).search({TEXTS[2]!r}, 3); "
+        "print(len(hits), sorted({'torch', 'transformers', 'sentence_transformers', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "3 []"
+
+
+def test_an_index_is_searched_in_the_precision_it_was_made_in(folder: Path, tmp_path: Path) -> None:
+    encoder = made(folder, "float32")
+    Engine.build(TEXTS[:8], tmp_path / "i", model=encoder, whitening=None).close()
+    with Engine.open(tmp_path / "i") as engine:
+        assert isinstance(engine.encoder, CompiledEncoder) and engine.encoder.precision == "float32"
+    with Engine.open(tmp_path / "i", model=str(folder)) as engine:
+        assert isinstance(engine.encoder, CompiledEncoder) and engine.encoder.precision == "float32"
+
+
+@pytest.mark.parametrize("name", ["graph.onnx", "tokenizer.json", "compiled.json"])
+def test_what_is_damaged_is_made_again(folder: Path, cache: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    expected = made(folder, "float32").encode(TEXTS).vectors
+    (path,) = cache.glob(f"*/{name}")
+    data = path.read_bytes()
+    for wrong in (data[:-1], data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]):
+        path.write_bytes(wrong)
+        caplog.clear()
+        assert np.array_equal(made(folder, "float32").encode(TEXTS).vectors, expected)
+        assert "is damaged; it is made again" in caplog.text
+    path.unlink()
+    assert np.array_equal(made(folder, "float32").encode(TEXTS).vectors, expected)
+    shutil.rmtree(cache)
+    assert np.array_equal(made(folder, "float32").encode(TEXTS).vectors, expected)
+
+
+def test_other_weights_are_another_model(folder: Path, cache: Path, tmp_path: Path) -> None:
+    other = tiny_encoder(tmp_path / "other", seed=1)
+    one, two = made(folder), made(other)
+    assert one.fingerprint != two.fingerprint and len(list(cache.iterdir())) == 2
+    assert cosines(one.encode(["the dog"]).vectors, two.encode(["the dog"]).vectors).max() < 0.99
+
+
+def test_two_processes_may_compile_at_once(folder: Path, cache: Path) -> None:
+    parts = {"weights": "0", "tokenizer": "0", "modules": "0"}
+
+    def write(place: Path) -> dict[str, Any]:
+        if write.first:  # type: ignore[attr-defined]
+            write.first = False  # type: ignore[attr-defined]
+            store.keep("encoder", parts, write)  # the other one is quicker
+        for name in store.FILES:
+            (place / name).write_text(name)
+        return {"dim": 1}
+
+    write.first = True  # type: ignore[attr-defined]
+    kept = store.keep("encoder", parts, write)
+    found = store.find("encoder", parts)
+    assert isinstance(kept, store.Compiled) and isinstance(found, store.Compiled) and kept.folder == found.folder
+    assert [path.name for path in cache.iterdir()] == [found.folder.name]
+    assert store.find("cross-encoder", parts) is None
+
+
+# ---- where it cannot be
+
+
+def test_a_model_that_cannot_be_compiled_runs_in_torch(
+    folder: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    model = Path(shutil.copytree(folder, tmp_path / "model"))
+    (settings,) = model.glob("*Pooling/config.json")
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"include_prompt": False}))
+    for _ in range(2):
+        caplog.clear()
+        assert isinstance(load_encoder(str(model)), SentenceTransformerEncoder)
+        assert "runs in torch, which is slower: its pooling leaves the prompt out" in caplog.text
+    (kept,) = cache.glob("*/compiled.json")
+    assert "refused" in json.loads(kept.read_text())["settings"] and len(list(kept.parent.iterdir())) == 1
+
+
+def test_a_graph_that_gives_other_vectors_is_not_used(
+    folder: Path, cross: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    real = Graph.run
+
+    def wrong(self: Graph, values: Any) -> NDArray[np.float32]:
+        found = real(self, values)
+        found[:, 0] += 3 * np.abs(found).max()
+        return found
+
+    monkeypatch.setattr(Graph, "run", wrong)
+    assert isinstance(load_encoder(str(folder)), SentenceTransformerEncoder)
+    assert "its graph gives other vectors" in caplog.text
+    assert isinstance(scorer_of(str(cross)), CrossEncoderScorer)
+    assert "its graph gives other scores" in caplog.text
+
+
+def test_without_openvino_models_run_in_torch(folder: Path, cross: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(load_encoder(str(folder)), CompiledEncoder)
+    assert isinstance(scorer_of(str(cross)), CompiledScorer)
+    monkeypatch.setattr(making, "is_installed", lambda: False)
+    assert isinstance(load_encoder(str(folder)), SentenceTransformerEncoder)
+    assert isinstance(scorer_of(str(cross)), CrossEncoderScorer)
+
+
+def test_the_command_line_says_that_it_compiles(folder: Path, tmp_path: Path, cache: Path) -> None:
+    said = run("build", "-", "-o", tmp_path / "i", "-m", folder, stdin="the dog\nthe cat").stderr
+    assert f"model {folder} compiled once, in " in said
+    assert "compiled" not in run("query", tmp_path / "i", "the dog").stderr
