@@ -226,17 +226,18 @@ def training_side() -> str:
     for (start, data), methods in cases.items():
         if "ladder" not in methods:
             continue
-        before = result("training")["starts"][start][data]
+        test_set = data.removesuffix("-2k")
+        before = result("training")["starts"][start][test_set]
         full = methods["full"]
         full_seconds = statistics.median(run["seconds_an_epoch"] for run in full)
-        full_gain = statistics.mean(run["test"][data] for run in full) - before
+        full_gain = statistics.mean(run["test"][test_set] for run in full) - before
         for method, runs in methods.items():
             seconds = statistics.median(run["seconds_an_epoch"] for run in runs)
             features = statistics.median(run["seconds_before"] for run in runs) if method != "full" else None
-            gain = statistics.mean(run["test"][data] for run in runs) - before
+            gain = statistics.mean(run["test"][test_set] for run in runs) - before
             scale = "20" if method == "full" else "by spread"
             waited = "" if features is None else f"{features:.0f}"
-            test = over_seeds([run["test"][data] for run in runs])
+            test = over_seeds([run["test"][test_set] for run in runs])
             less_time = f"{full_seconds / seconds:.0f}x"
             rows.append(
                 [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 
 from indexes.errors import FingerprintError, InputError, ModelError
 from retrieval import Engine
-from retrieval.encoder import HashEncoder, SentenceTransformerEncoder, _prompts, load_encoder, pack
+from retrieval.encoder import HashEncoder, SentenceTransformerEncoder, chosen_prompts, load_encoder, pack
 from retrieval.models import ModelFiles, compare, fingerprint, locate
 
 TEXTS = [
@@ -74,12 +73,12 @@ def test_packing_loses_nothing_and_keeps_the_budget(lengths: list[int], budget: 
     ],
 )
 def test_prompts(recorded: dict[str, str | None], given_: dict[str, str] | None, expected: tuple[str, str]) -> None:
-    assert _prompts(recorded, given_) == {"query": expected[0], "document": expected[1]}
+    assert chosen_prompts(recorded, given_) == {"query": expected[0], "document": expected[1]}
 
 
 def test_unknown_prompts_are_refused() -> None:
     with pytest.raises(InputError, match="passage"):
-        _prompts({}, {"passage": "x"})
+        chosen_prompts({}, {"passage": "x"})
 
 
 # --- models on disk ------------------------------------------------------------------------------------------------
@@ -182,10 +181,8 @@ def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def minilm() -> Iterator[SentenceTransformerEncoder]:
-    encoder = load_encoder("all-MiniLM-L6-v2")
-    assert isinstance(encoder, SentenceTransformerEncoder)
-    yield encoder
+def minilm() -> SentenceTransformerEncoder:
+    return SentenceTransformerEncoder(locate("all-MiniLM-L6-v2"))
 
 
 @pytest.mark.model
