@@ -32,6 +32,7 @@ from shared_data import HERE, RETRIEVAL, SHARED, STS, earlier, lines_of, model_f
 from eval import load_retrieval
 from retrieval import Engine
 from retrieval.anchoring import PILOT_DOCUMENTS
+from retrieval.compiled.scorer import load_scorer
 from retrieval.console import note, say
 from retrieval.corpora import read_corpus
 from retrieval.cross import Basis, CrossEncoderSearch, Trace, greedy_rows
@@ -39,7 +40,6 @@ from retrieval.cross.completion import completed
 from retrieval.cross.pilot import centred
 from retrieval.encoder import load_encoder
 from retrieval.moments import unit_rows
-from retrieval.scorer import CrossEncoderScorer
 
 MODEL, EXPENSIVE = "all-MiniLM-L6-v2", "all-mpnet-base-v2"
 ANCHORS, QUERIES = 100, 100
@@ -141,7 +141,7 @@ def by_expensive_cosine(queries: Sequence[str], texts: Sequence[str]) -> Float32
 
 def by_cross_encoder(model: str) -> Callable[[Sequence[str], Sequence[str]], Float32]:
     """Scores of all pairs, (q, n), a query at a time, kept as they come."""
-    scorer = CrossEncoderScorer(model)
+    scorer = load_scorer(model)
 
     def scores(queries: Sequence[str], texts: Sequence[str]) -> Float32:
         mark = hashlib.sha256(repr((scorer.fingerprint, queries, texts)).encode()).hexdigest()[:16]
@@ -320,7 +320,7 @@ def speed(cross_encoder: str | None, queries: int) -> None:
     rows = [cost(n, queries) for n in (10_000, 100_000, 1_000_000)]
     found: dict[str, Any] = {"rows": rows}
     if cross_encoder is not None:
-        scorer, texts = CrossEncoderScorer(cross_encoder), sts_sentences()[:100]
+        scorer, texts = load_scorer(cross_encoder), sts_sentences()[:100]
         times = []
         for _ in range(15):
             began = time.perf_counter()

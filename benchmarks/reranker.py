@@ -23,11 +23,11 @@ from remembering import Remembering
 from shared_data import RETRIEVAL, SHARED, STS, earlier, write_result
 
 from eval import STSSet, evaluate_sts, load_retrieval, load_sts
+from retrieval.compiled.scorer import PairScorer, load_scorer
 from retrieval.console import note, say
 from retrieval.corpora import read_corpus
 from retrieval.encoder import load_encoder
 from retrieval.moments import unit_rows
-from retrieval.scorer import CrossEncoderScorer
 from retrieval.train import train_cross_encoder, train_encoder
 
 PAIRS = SHARED / "data" / "pairs"
@@ -127,7 +127,7 @@ def train(output: str, pairs: int, n_answers: int, words: int, seed: int) -> Non
 @click.option("--only", multiple=True, type=click.Choice(COLLECTIONS), default=COLLECTIONS)
 def measure(model: str, only: tuple[str, ...]) -> None:
     """Spearman on STS-B test, and nDCG@10 of the bi-encoder's first 50 hits reranked."""
-    scorer = CrossEncoderScorer(model)
+    scorer = load_scorer(model)
     report = evaluate_sts(scorer, STS / "stsb-en")
     rows = [reranked(scorer, name) for name in only]
     for row in rows:
@@ -139,7 +139,7 @@ def measure(model: str, only: tuple[str, ...]) -> None:
     write_result("reranker", earlier("reranker") | found)
 
 
-def reranked(scorer: CrossEncoderScorer, name: str) -> dict[str, object]:
+def reranked(scorer: PairScorer, name: str) -> dict[str, object]:
     """One collection: the bi-encoder, the cross-encoder over its hits, and both together."""
     encoder = Remembering(load_encoder(MODEL))
     documents = [record.document for record in read_corpus(RETRIEVAL / name)]

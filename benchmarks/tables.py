@@ -318,6 +318,28 @@ def cross_search_speed() -> str:
     return markdown([*rows, [scorer.removesuffix(", ms"), f"{found[scorer]:.0f}", "", ""]])
 
 
+def speed_of(kind: str, unit: str, measure: str) -> str:
+    """How quickly a model of a kind runs, by way."""
+    found = result("encoding").get(kind, {})
+    groups = found if isinstance(found, dict) else {"": found}
+    rows = [["model", "how", unit, "times", measure, "mean Spearman"]]
+    for name, group in groups.items():
+        for row in group:
+            spearman = row.get("mean Spearman")
+            shown = "" if spearman is None else f"{spearman:.2f}"
+            rows.append([name, row["way"], f"{row[unit]:.0f}", f"{row['times']:.1f}x", f"{row[measure]:.5f}", shown])
+    if kind == "pairs":
+        rows = [[row[1], *row[2:5]] for row in rows]
+    return markdown(rows) if len(rows) > 1 else "Not run yet."
+
+
+def speed_cold() -> str:
+    """A cold process."""
+    found = result("encoding").get("cold, seconds", {})
+    rows = [["a process that ...", "seconds"], *([name, f"{seconds:.2f}"] for name, seconds in found.items())]
+    return markdown(rows) if found else "Not run yet."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "retrieval-default": retrieval_default,
     "retrieval-ndcg": lambda: retrieval_all("nDCG@10"),
@@ -334,6 +356,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "reranker-sts": reranker_sts,
     "cross-search": cross_search,
     "cross-anchors": cross_anchors,
+    "speed-texts": lambda: speed_of("texts", "texts a second", "least cosine"),
+    "speed-pairs": lambda: speed_of("pairs", "pairs a second", "correlation"),
+    "speed-cold": speed_cold,
     "cross-search-speed": cross_search_speed,
     "training-cross": lambda: training_table(("cross-encoder",), ("stsb-en",)),
 }

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from indexes.errors import InputError
+from retrieval.compiled.scorer import load_scorer
 from retrieval.encoder import Encoder, Role, find_model, load_encoder
 from retrieval.models import ModelFiles, is_cross_encoder
-from retrieval.scorer import CrossEncoderScorer
 from retrieval.similarity import Embed
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def scorer_or_model(candidate: ModelOrEmbed) -> ModelOrEmbed:
     if isinstance(candidate, str | PathLike):
         candidate = find_model(candidate)
         if isinstance(candidate, ModelFiles) and is_cross_encoder(candidate.folder):
-            return CrossEncoderScorer(candidate)
+            return load_scorer(candidate)
     return candidate
 
 

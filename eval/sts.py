@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.errors import InputError
+from retrieval.compiled.scorer import PairScorer
 from retrieval.pairs import Datasets, STSSet, load_sets
-from retrieval.scorer import CrossEncoderScorer
 from retrieval.similarity import Sentences, spearman
 from retrieval.whitening import Whitening
 
@@ -81,7 +81,7 @@ def evaluate_sts(
     with opened(model_or_embed) as source:
         if fitted is not None and is_engine(source):
             raise InputError("the index whitens its vectors already; evaluate its model to try another whitening")
-        if isinstance(scorer := scorer_or_model(source), CrossEncoderScorer):
+        if isinstance(scorer := scorer_or_model(source), PairScorer):
             if fitted is not None:
                 raise InputError(f"{scorer.name} is a cross-encoder: it has no vectors to whiten")
             name, similarity = scorer.name, _similarity_of(scorer)
@@ -96,7 +96,7 @@ def evaluate_sts(
     )
 
 
-def _similarity_of(scorer: CrossEncoderScorer) -> Similarity:
+def _similarity_of(scorer: PairScorer) -> Similarity:
     return lambda pairs: scorer.scores(pairs.sentences1, pairs.sentences2).astype(np.float64)
 
 

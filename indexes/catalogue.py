@@ -117,7 +117,6 @@ class Catalogue:
             raise IndexMissingError(f"{folder} {what}; make one with: retrieval build CORPUS -o {folder}")
         check_seal(folder)
         self._file = ReadOnlyConnection(self._path)
-        self._database = self._wrapped()
         self._lock = threading.RLock()
         self._state: Manifest | None = None  # that of the snapshot we are in
         try:
@@ -129,13 +128,12 @@ class Catalogue:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._database.conn.close()
+        self._file.connection.close()
 
     def thaw(self) -> None:
         """Make sure that the next snapshot is the newest state; see `ReadOnlyConnection.thaw`."""
         with self._lock:
             self._file.thaw()
-            self._database = self._wrapped()
 
     def check_place(self) -> None:
         """See `ReadOnlyConnection.check_place`."""
@@ -145,10 +143,10 @@ class Catalogue:
         """Whether two states may have been seen as one; see `ReadOnlyConnection.changed`."""
         return self._file.changed()
 
-    def _wrapped(self) -> Database:
-        from sqlite_utils import Database
-
-        return Database(self._file.connection)
+    @property
+    def _database(self) -> sqlite3.Connection:
+        # without sqlite_utils, which takes pandas along where that is installed: a quarter of a second of each query
+        return self._file.connection
 
     @property
     def in_snapshot(self) -> bool:
@@ -173,7 +171,6 @@ class Catalogue:
                 return
             if self._file.frozen:
                 self._file.renew()
-                self._database = self._wrapped()
             connection = self._file.connection
             with self._sqlite_errors():
                 connection.execute("BEGIN")
@@ -186,7 +183,7 @@ class Catalogue:
 
     def _manifest(self) -> Manifest:
         with self._sqlite_errors():
-            if not self._database.table("commits").exists():
+            if not self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'commits'").fetchone():
                 if not (self._path.parent / "staging").is_dir():
                     raise IndexCorruptError(f"{self._path} lists no commit; {RESTORE}")
                 raise IndexUnfinishedError(

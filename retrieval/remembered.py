@@ -67,7 +67,9 @@ class RememberedScorer:
     def __init__(self, scorer: Scorer, pairs: PairScores) -> None:
         fingerprint: Any = getattr(scorer, "fingerprint", None)
         try:
-            made_by = json.dumps(dict(fingerprint), sort_keys=True) if fingerprint else ""
+            precision = getattr(scorer, "precision", None)  # of a compiled model: the last digits depend on it
+            decides = dict(fingerprint or {}) | ({"precision": precision} if precision else {})
+            made_by = json.dumps(decides, sort_keys=True) if fingerprint else ""
         except (TypeError, ValueError):
             made_by = ""
         if not made_by:

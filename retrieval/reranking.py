@@ -17,7 +17,7 @@ from indexes.loaded import searched
 from indexes.manifest import Manifest
 from indexes.stored import StoredVectors
 
-from .compiled.scorer import compiled_scorer
+from .compiled.scorer import load_scorer
 from .cross.anchors import Anchors
 from .cross.basis import Basis, Bool
 from .cross.calls import Scorer
@@ -26,9 +26,8 @@ from .cross.indexed import IndexBasis
 from .cross.search import Columns, CrossEncoderSearch, Found, Method, Trace
 from .hit import Hit
 from .making import whiten
-from .models import compare, locate
+from .models import compare
 from .moments import Float32
-from .scorer import CrossEncoderScorer
 from .whitening import Whitening
 
 logger = logging.getLogger(__name__)
@@ -86,8 +85,7 @@ def scorer_of(rerank: str | PathLike[str] | Scorer) -> Scorer:
         If it is neither.
     """
     if isinstance(rerank, str | PathLike):
-        files = locate(fspath(rerank))
-        return compiled_scorer(files) or CrossEncoderScorer(files)
+        return load_scorer(fspath(rerank))
     if not callable(rerank):
         raise InputError(f"rerank={rerank!r}; expected a cross-encoder's name or folder, or scorer(query, texts)")
     return rerank

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from indexes.errors import ModelError
 
-from ..models import ModelFiles, is_cross_encoder
+from ..models import ModelFiles, fingerprint, is_cross_encoder, locate
 from ..scorer import CrossEncoderScorer, check_pairs, scorer_fingerprint
 from .graph import Precision
 from .making import TRIED, make
@@ -72,8 +72,6 @@ def compiled_scorer(files: ModelFiles, precision: Precision | None = None) -> Co
     ModelError
         If the model itself cannot be loaded.
     """
-    from ..models import fingerprint
-
     if not is_cross_encoder(files.folder):
         return None  # torch's says what is wrong
     compiled = make("cross-encoder", files.name, fingerprint(files.folder), lambda: _writer(files))
@@ -82,6 +80,21 @@ def compiled_scorer(files: ModelFiles, precision: Precision | None = None) -> Co
         if compiled is None
         else CompiledScorer(compiled, name=files.name, source=files.source, precision=precision)
     )
+
+
+PairScorer = CompiledScorer | CrossEncoderScorer
+
+
+def load_scorer(model: str | ModelFiles) -> PairScorer:
+    """The cross-encoder of a name or a place: compiled where that can be, else in torch.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be found or loaded, or is none.
+    """
+    files = locate(model) if isinstance(model, str) else model
+    return compiled_scorer(files) or CrossEncoderScorer(files)
 
 
 def _writer(files: ModelFiles) -> Any:

@@ -1,0 +1,159 @@
+"""How quick texts become vectors, and a question an answer: compiled models against sentence-transformers as it comes.
+
+    RETRIEVAL_MODELS=folder python benchmarks/encoding.py texts [--model NAME]     texts a second, alternating
+    python benchmarks/encoding.py pairs MODEL                                      pairs a second of a cross-encoder
+    python benchmarks/encoding.py cold                                             a process that answers one question
+
+Medians of several rounds in one run on the same sentences; only their ratios mean anything on a busy machine. Writes
+benchmarks/results/encoding.json. Data: RETRIEVAL_SHARED, default ../shared.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from shared_data import SHARED, STS, earlier, lines_of, model_folder, write_result
+
+from eval import STSSet, evaluate_sts, load_sts
+from retrieval import Engine
+from retrieval.compiled.encoder import compiled_encoder
+from retrieval.compiled.scorer import compiled_scorer
+from retrieval.console import note, say
+from retrieval.models import locate
+
+SENTENCES = SHARED / "data" / "text" / "sentences-en.txt.gz"
+MODELS = ("all-MiniLM-L6-v2", "all-mpnet-base-v2", "multilingual-e5-small-q4deq")
+ROUNDS = 5
+SETS = ("sts12", "sts13", "sts14", "sts15", "stsb-en")
+
+
+def medians(ways: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Seconds of each way, the median of rounds in which each has its turn."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way()
+    for _ in range(rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+@click.group()
+def main() -> None:
+    """Measure."""
+    say(quiet=False)
+
+
+@main.command()
+@click.option("--model", "models", multiple=True, type=click.Choice(MODELS), default=MODELS)
+@click.option("--texts", default=1000, show_default=True)
+def texts(models: Sequence[str], texts: int) -> None:
+    """Texts a second, cosine to the model's own vectors, and what the precision costs on five STS sets."""
+    from sentence_transformers import SentenceTransformer
+
+    some = lines_of(SENTENCES, texts)
+    english: list[STSSet] = [load_sts(STS / name, split="test")[0] for name in SETS]
+    for name in models:
+        place = name if name == MODELS[0] else model_folder(name)
+        model = SentenceTransformer(str(locate(place).folder), device="cpu")
+        ways: dict[str, Callable[[], Any]] = {"SentenceTransformer.encode": lambda m=model: m.encode(some)}
+        spearman = {}
+        for precision in ("float32", "bfloat16"):
+            encoder = compiled_encoder(locate(place), prompts={"query": "", "document": ""}, precision=precision)
+            if encoder is None or encoder.precision != precision:
+                note(f"{name} in {precision}: not on this machine")
+                continue
+            ways[f"compiled, {precision}"] = lambda e=encoder: e.encode(some).vectors
+            spearman[precision] = 100 * evaluate_sts(
+                lambda given, e=encoder: e.encode(given).vectors, english, resamples=0
+            ).mean  # fmt: skip
+        theirs = ways["SentenceTransformer.encode"]()
+        theirs = theirs / np.linalg.norm(theirs, axis=1, keepdims=True)
+        rows = []
+        found = medians(ways)
+        for way, seconds in found.items():
+            ours = ways[way]()
+            cosines = (ours / np.linalg.norm(ours, axis=1, keepdims=True) * theirs).sum(axis=1)
+            rows.append({
+                "way": way, "texts a second": round(texts / seconds, 1),
+                "times": round(found["SentenceTransformer.encode"] / seconds, 2),
+                "least cosine": round(float(cosines.min()), 6), "mean Spearman": spearman.get(way.split(", ")[-1]),
+            })  # fmt: skip
+            note(f"{name} {rows[-1]}")
+        kept = earlier("encoding").get("texts", {})
+        write_result("encoding", earlier("encoding") | {"texts": kept | {name: rows}})
+
+
+@main.command()
+@click.argument("model")
+@click.option("--pairs", default=600, show_default=True)
+def pairs(model: str, pairs: int) -> None:
+    """Pairs a second of a cross-encoder, against CrossEncoder.predict as it comes."""
+    from sentence_transformers import CrossEncoder
+    from torch import nn
+
+    some = lines_of(SENTENCES, pairs + 1)
+    firsts, seconds_ = some[:-1], some[1:]
+    theirs = CrossEncoder(str(locate(model).folder), device="cpu")
+    both = list(zip(firsts, seconds_, strict=True))
+
+    def predicted() -> Any:
+        return theirs.predict(both, activation_fn=nn.Identity(), show_progress_bar=False)
+
+    ways: dict[str, Callable[[], Any]] = {"CrossEncoder.predict": predicted}
+    for precision in ("float32", "bfloat16"):
+        scorer = compiled_scorer(locate(model), precision)
+        if scorer is not None and scorer.precision == precision:
+            ways[f"compiled, {precision}"] = lambda s=scorer: s.scores(firsts, seconds_)
+    expected, found = ways["CrossEncoder.predict"](), medians(ways)
+    rows = [
+        {
+            "way": way, "pairs a second": round(pairs / seconds, 1),
+            "times": round(found["CrossEncoder.predict"] / seconds, 2),
+            "correlation": round(float(np.corrcoef(ways[way](), expected)[0, 1]), 6),
+        }
+        for way, seconds in found.items()
+    ]  # fmt: skip
+    for row in rows:
+        note(str(row))
+    write_result("encoding", earlier("encoding") | {"pairs": rows})
+
+
+@main.command()
+@click.option("--documents", default=10_000, show_default=True)
+def cold(documents: int) -> None:
+    """Wall time of a process that answers one question, against one that only imports sentence_transformers."""
+    with tempfile.TemporaryDirectory() as folder:
+        index = Path(folder) / "index"
+        Engine.build(lines_of(SENTENCES, documents), index, model=MODELS[0]).close()
+        program = Path(sys.executable).with_name("retrieval")
+        ways: dict[str, Callable[[], object]] = {
+            "import sentence_transformers": lambda: subprocess.run(
+                [sys.executable, "-c", "import sentence_transformers"], check=True
+            ),
+            "retrieval query": lambda: subprocess.run(
+                [program, "query", index, "a whale in the sea"], check=True, capture_output=True
+            ),
+            "Engine.open and search": lambda: subprocess.run(
+                [sys.executable, "-c", f"from retrieval import Engine; Engine.open({str(index)!r}).search('a whale')"],
+                check=True,
+            ),
+        }
+        found = {name: round(seconds, 3) for name, seconds in medians(ways).items()}
+    note(str(found))
+    write_result("encoding", earlier("encoding") | {"cold, seconds": found, "documents": documents})
+
+
+if __name__ == "__main__":
+    main()
