@@ -14,7 +14,9 @@ from pathlib import Path
 
 from indexes.errors import IndexExistsError, InputError
 
-from .encoder import Encoder, SentenceTransformerEncoder, load_encoder
+from .compiled.encoder import CompiledEncoder
+from .encoder import Encoder, SentenceTransformerEncoder, find_model
+from .models import ModelFiles, compare, locate
 from .whitening import Whitening
 
 
@@ -39,7 +41,7 @@ def export_model(model: str | PathLike[str] | Encoder, whitening: Whitening, pat
     ModelError
         See `load_encoder`.
     """
-    encoder = load_encoder(model)
+    encoder = _in_torch(model)
     if not isinstance(encoder, SentenceTransformerEncoder):
         raise InputError(f"{encoder.name} is no sentence-transformers model; expected one, such as all-MiniLM-L6-v2")
     d, k = whitening.kernel.shape
@@ -79,3 +81,13 @@ def export_model(model: str | PathLike[str] | Encoder, whitening: Whitening, pat
     except BaseException:
         shutil.rmtree(unfinished)
         raise
+
+
+def _in_torch(model: str | PathLike[str] | Encoder) -> Encoder:
+    """The model itself, with its modules, where a compiled one stands for it."""
+    found = find_model(model)
+    if isinstance(found, CompiledEncoder):
+        encoder = SentenceTransformerEncoder(locate(found.name), found.prompts)
+        compare(found.fingerprint, encoder.fingerprint, encoder.name)
+        return encoder
+    return SentenceTransformerEncoder(found) if isinstance(found, ModelFiles) else found
