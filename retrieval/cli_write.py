@@ -79,6 +79,11 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 )
 @click.option("--query-prompt", help="Put before every query, in place of the model's own.")
 @click.option("--document-prompt", help="Put before every document, in place of the model's own.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Of the model's arithmetic.  [default: bfloat16 where the processor has it and the model is compiled]",
+)
 @_options(*WHITENING_OPTIONS)
 @click.option(
     "--index",
@@ -102,6 +107,7 @@ def build(
     model: str | None,
     query_prompt: str | None,
     document_prompt: str | None,
+    precision: Any,
     factory: str,
     raw: str,
     quiet: bool,
@@ -127,6 +133,7 @@ def build(
         index_path,
         model=DEFAULT_MODEL if model is None else model,
         prompts={role: prompt for role, prompt in prompts.items() if prompt is not None},
+        precision=precision,
         whitening="auto" if chosen == "unsaid" else chosen,
         index=factory,
         raw=None if raw == "none" else raw,  # type: ignore[arg-type]

@@ -229,6 +229,8 @@ def load_encoder(
 
         compiled = compiled_encoder(found, prompts=prompts, precision=precision)
         return SentenceTransformerEncoder(found, prompts) if compiled is None else compiled
+    if precision not in (None, own := getattr(found, "precision", "float32")):
+        raise InputError(f"precision={precision!r}: the encoder {found.name} has {own}")
     if prompts and dict(prompts) != dict(found.prompts):
         raise InputError(f"prompts={dict(prompts)!r}: the encoder {found.name} takes none from outside")
     return found

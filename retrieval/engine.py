@@ -99,6 +99,7 @@ class Engine:
         *,
         model: Model = DEFAULT_MODEL,
         prompts: Mapping[str, str] | None = None,
+        precision: Literal["float32", "bfloat16"] | None = None,
         whitening: WhiteningChoice = "auto",
         index: str = "auto",
         raw: Literal["float16", "float32"] | None = "float16",
@@ -123,6 +124,9 @@ class Engine:
             See `retrieval.encoder.load_encoder`.
         prompts : mapping, optional
             "query" and "document" prompts in place of the model's own.
+        precision : {"float32", "bfloat16"}, optional
+            Of the model's arithmetic; by default bfloat16 where the model is compiled (`retrieval.compiled`) and the
+            processor computes in it: three times as quick, and a cosine moves by about 1e-5.
         whitening : Whitening, int, "auto" or None, default="auto"
             An unfitted `Whitening` is fitted on the corpus, a fitted one is used as it is. A number keeps so many
             columns, and all else is chosen by how well halves of the corpus's own texts find each other
@@ -165,7 +169,7 @@ class Engine:
             stage_corpus(
                 staging, corpus, format=format, fields=fields, on_error=on_error, rejects=rejects, progress=progress
             )
-            encoder = load_encoder(found, prompts=prompts)
+            encoder = load_encoder(found, prompts=prompts, precision=precision)
             n, d = staging.count, encoder.dim
             whitening = auto_dim(n, d) if whitening == "auto" else whitening
             dim = dim_after(whitening, d)
@@ -685,6 +689,7 @@ class Engine:
             "model": manifest.model["name"],
             "model_source": manifest.model["source"],
             "model_dim": manifest.model["dim"],
+            "precision": manifest.model.get("precision", "float32"),
             "fingerprint": dict(manifest.model["fingerprint"]),
             "whitening": whitening,
             "index": manifest.index["factory"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -55,7 +56,7 @@ def test_a_hash_is_no_model(tmp_path: Path) -> None:
 def test_plain_sentence_transformers_gives_the_same_vectors(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    encoder = load_encoder(prompts={"query": "query: ", "document": ""})
+    encoder = load_encoder(prompts={"query": "query: ", "document": ""}, precision="float32")
     whitening = Whitening(10, beta=1.0, gamma=0.5, epsilon=0.01, local=0.5).fit(encoder.encode(TEXTS).vectors)
     (tmp_path / "m.tmp").mkdir()
     (tmp_path / "m.tmp" / "thesis.txt").touch()
@@ -78,10 +79,11 @@ def test_plain_sentence_transformers_gives_the_same_vectors(tmp_path: Path) -> N
 @pytest.mark.model
 def test_an_exported_model_makes_the_index_that_its_whitening_makes(tmp_path: Path) -> None:
     whitening = Whitening(6, beta=0.5, gamma=0.25, epsilon=0.01)
-    with Engine.build(TEXTS, tmp_path / "i", whitening=whitening, raw="float32") as engine:
+    with Engine.build(TEXTS, tmp_path / "i", whitening=whitening, raw="float32", precision="float32") as engine:
         assert engine.whitening is not None
         export_model(engine.encoder, engine.whitening, tmp_path / "m")
-        with Engine.build(TEXTS, tmp_path / "j", model=tmp_path / "m", whitening=None, raw="float32") as other:
+        how: Any = {"model": tmp_path / "m", "whitening": None, "raw": "float32", "precision": "float32"}
+        with Engine.build(TEXTS, tmp_path / "j", **how) as other:
             one, two = (e.search("a blue whale", k=5) for e in (engine, other))
     assert [hit.text for hit in one] == [hit.text for hit in two]
     assert [hit.score for hit in one] == pytest.approx([hit.score for hit in two], abs=1e-5)
