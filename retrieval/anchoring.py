@@ -103,7 +103,7 @@ def score_anchors(
             "give the scorer an attribute `fingerprint`: a mapping of all that decides its scores"
         )
     calls, pilot = 0, None
-    has = bundle.read(lambda: bundle.manifest.anchors)
+    has, before = bundle.read(lambda: (bundle.manifest.anchors, bundle.manifest.anchors_file))
     if has is not None and not fresh:
         check_scorer(has, scorer)
         if pilot_only or queries is not None or anchors not in (None, has["count"]):
@@ -121,7 +121,7 @@ def score_anchors(
         _tell(pilot, count, asked=anchors is not None, seconds=bill)
         if pilot_only or not count:
             return Anchoring(anchors=0, scored=0, documents=len(bundle.live_rows()), calls=calls, pilot=pilot)
-        _commit_anchors(bundle, trial.anchors(pilot.order[:count]), scorer)
+        _commit_anchors(bundle, before, trial.anchors(pilot.order[:count]), scorer)
     calls += _score_documents(bundle, scorer, documents, progress)
     scored, live, count = bundle.read(lambda: _standing(bundle))
     return Anchoring(anchors=count, scored=scored, documents=live, calls=calls, pilot=pilot)
@@ -164,7 +164,7 @@ class _Trial:
             texts = bundle.texts(vectors.rows[some].tolist())
             wanted = min(len(rows), max(2 * most, most + HELD_OUT))
             own = queries is None
-            asked = bundle.texts(vectors.rows[np.sort(rows[-wanted:])].tolist()) if own else []
+            asked = bundle.texts(vectors.rows[rows[-wanted:]].tolist()) if own else []
             return texts, np.asarray(vectors[some], np.float32), asked
 
         texts, vectors, own = bundle.read(sampled)
@@ -173,7 +173,9 @@ class _Trial:
             raise InputError(f"{len(candidates)} different queries for {anchors} anchors; give more, or fewer anchors")
         if queries is not None:
             room = max(2 * most, most + HELD_OUT)
-            candidates = [candidates[i] for i in np.sort(chance.permutation(len(candidates))[:room])]
+            candidates = [candidates[i] for i in chance.permutation(len(candidates))[:room]]
+        if len(candidates) < 2:
+            raise InputError(f"{len(candidates)} different queries to choose anchors from; expected 2 or more")
         held_out = min(HELD_OUT, len(candidates) // 2)
         self._candidates, self._raw = candidates, self._encode(candidates)
         query_vectors = whiten(self._raw, self._whitening())
@@ -184,7 +186,7 @@ class _Trial:
         for row in scores:
             check_saturation(row, texts)
         able = len(candidates) - held_out
-        sizes = [size for size in sorted({*SIZES, most}) if size <= min(able, most)]
+        sizes = [size for size in sorted({*SIZES, most}) if size <= min(able, most)] or [min(able, most)]
         count = min(most, len(candidates))
         pilot = try_anchors(scores, vectors, query_vectors, held_out, sizes, count)
         return (count if anchors is not None else pilot.best), pilot
@@ -225,7 +227,7 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-def _commit_anchors(bundle: Bundle, anchors: Anchors, scorer: Any) -> None:
+def _commit_anchors(bundle: Bundle, before: FileEntry | None, anchors: Anchors, scorer: Any) -> None:
     record = {
         "count": len(anchors),
         "name": getattr(scorer, "name", type(scorer).__name__),
@@ -233,6 +235,10 @@ def _commit_anchors(bundle: Bundle, anchors: Anchors, scorer: Any) -> None:
         "fingerprint": dict(scorer.fingerprint),
     }
     with BundleWriter(bundle.folder, bundle) as writer:
+        if bundle.manifest.anchors_file != before:
+            raise InputError(
+                f"{bundle.folder} got other anchor queries meanwhile; begin anew with fresh=True (--fresh)"
+            )
         segments = [dataclasses.replace(segment, scores=None) for segment in bundle.manifest.segments]
         file = writer.write_anchors(anchors.to_bytes())
         writer.commit(segments, made_by=made_by(), anchors=record, anchors_file=file)
@@ -271,13 +277,13 @@ def _score_documents(bundle: Bundle, scorer: Scorer, documents: int | None, prog
                 if time.monotonic() - pending.since > COMMIT_EVERY:
                     with suppress(IndexLockedError):  # another time
                         _commit_scores(bundle, file, pending)
+            _commit_when_free(bundle, file, pending)
         except KeyboardInterrupt:
             try:
                 _commit_scores(bundle, file, pending)
             except IndexLockedError as error:
                 logger.warning("the last scores are lost, another process is writing: %s", error)
             raise
-    _commit_when_free(bundle, file, pending)
     return calls
 
 

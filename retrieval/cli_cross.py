@@ -39,8 +39,8 @@ def cross(
     """Score documents with anchor queries, for query --rerank --method adaptive.
 
     A pilot over a few documents says first what anchors would bring, and what they cost: N x M calls of the
-    cross-encoder. Scores are committed every few minutes, and searches use what is there; when the command is run again
-    it goes on, and scores what was added since. Nobody is kept from writing meanwhile.
+    cross-encoder. Scores are committed every few minutes, and searches use what is there; retrieval cross
+    INDEX alone goes on, and scores what was added since. Nobody is kept from writing meanwhile.
     """
     say(quiet)
     from .engine import Engine

@@ -340,9 +340,10 @@ class Engine:
     ) -> Anchoring:
         """Score the documents with some anchor queries, so that ``method="adaptive"`` and "anchors" know more.
 
-        A pilot over a few documents says first what anchors would bring and cost. Scores are committed every few
-        minutes; the same call goes on where it was, and scores documents that came since. Documents without scores
-        have theirs predicted from their vectors.
+        A pilot over a few documents says first what anchors would bring and cost; it is a small sample, and what they
+        bring grows with the corpus. Scores are committed every few minutes; a call without `anchors` and `queries` goes
+        on where it was, and scores documents that came since. Documents without scores have theirs predicted from
+        their vectors.
 
         Parameters
         ----------

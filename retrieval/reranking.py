@@ -28,6 +28,7 @@ from .hit import Hit
 from .making import whiten
 from .models import compare
 from .moments import Float32
+from .remembered import unremembered
 from .whitening import Whitening
 
 logger = logging.getLogger(__name__)
@@ -180,8 +181,10 @@ class Reranker:
         state, vectors, allowed = bundle.read(prepared)
         if state.basis is None or (allowed is not None and not allowed.any()):
             return [Reranked(hits=[], calls=0, rounds=0, fallbacks=0) for _ in queries]
+        # subtle: scores that are remembered take no time, which would be taken for the model's pace
+        scorer = how.scorer if how.milliseconds is None else unremembered(how.scorer)
         search = CrossEncoderSearch(
-            state.basis, how.scorer, texts=lambda positions: [one.text for one in documents(positions)],
+            state.basis, scorer, texts=lambda positions: [one.text for one in documents(positions)],
             method=how.method, budget=how.budget,
         )  # fmt: skip
         traces = search.trace(queries, vectors, allowed=allowed, milliseconds=how.milliseconds)

@@ -242,6 +242,7 @@ def test_what_cannot_be_is_said_and_changes_nothing(engine: Engine, tmp_path: Pa
     refused("anchors=0; expected a whole number", anchors=0)
     refused("documents=True; expected a whole number", documents=True)
     refused("no fingerprint.*give the scorer an attribute", scorer=lambda query, some: [0.0] * len(some))
+    refused("1 different queries to choose anchors from; expected 2", queries=["a", "a"])
     refused("3 different queries for 5 anchors", anchors=5, queries=["a", "b", "c", "c"])
     huge = Hidden()
     huge.__class__ = type("Huge", (Hidden,), {"__call__": lambda self, query, some: [1e5 + len(text) for text in some]})
