@@ -236,6 +236,31 @@ def test_a_model_that_cannot_be_compiled_runs_in_torch(
     assert "refused" in json.loads(kept.read_text())["settings"] and len(list(kept.parent.iterdir())) == 1
 
 
+@pytest.mark.parametrize("error", [ImportError("no module named onnxscript"), OSError(28, "no space left")])
+def test_what_the_machine_cannot_do_now_is_tried_again(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    import torch
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("step 1 of 3") from error
+
+    caplog.set_level(logging.INFO)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.onnx, "export", fail)
+        assert isinstance(load_encoder(str(folder)), SentenceTransformerEncoder)
+    assert f"cannot be compiled here now ({error})" in caplog.text and not list(cache.iterdir())
+    assert isinstance(load_encoder(str(folder)), CompiledEncoder)
+
+
+def test_a_cache_that_cannot_be_written_costs_only_speed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RETRIEVAL_CACHE", str(tmp_path / "file"))
+    assert isinstance(load_encoder(str(folder)), SentenceTransformerEncoder)
+
+
 def test_a_graph_that_gives_other_vectors_is_not_used(
     folder: Path, cross: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -31,6 +31,8 @@ def export_encoder(model: Any, path: Path) -> None:
     ------
     ModelError
         If it cannot be written as one graph.
+    ImportError, OSError, MemoryError
+        If this machine cannot do it now.
     """
     _export(
         model, lambda features: model(features)["sentence_embedding"], model.preprocess(["two texts", "words"]), path
@@ -120,6 +122,8 @@ def _export(model: Any, output: Callable[[Any], Any], features: Mapping[str, Any
         first = error
         while first.__cause__ is not None:
             first = first.__cause__  # type: ignore[assignment]
+        if isinstance(first, ImportError | OSError | MemoryError):  # of this machine, not of the model
+            raise first from error
         told = " ".join(str(first).split())
         raise ModelError(f"it cannot be written as a graph ({type(first).__name__}: {told:.200})") from error
     finally:

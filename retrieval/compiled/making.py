@@ -42,8 +42,11 @@ def make(kind: str, name: str, fingerprint: Mapping[str, Any], writer: Callable[
         return None
     found = store.find(kind, fingerprint)
     if found is None:
-        start = time.perf_counter()
-        found = store.keep(kind, fingerprint, writer())
+        write, start = writer(), time.perf_counter()
+        try:
+            found = store.keep(kind, fingerprint, write)
+        except (ImportError, OSError) as error:  # no exporter, no place, no space: another time
+            found = f"it cannot be compiled here now ({error})"
         if isinstance(found, Compiled):
             logger.info("model %s compiled once, in %.1f s", name, time.perf_counter() - start)
     if isinstance(found, str):

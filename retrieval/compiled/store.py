@@ -76,7 +76,7 @@ def find(kind: str, fingerprint: Mapping[str, Any]) -> Compiled | str | None:
                 return str(settings["refused"])
             if all(sha256_of(folder / name) == files[name] for name in FILES):
                 return Compiled(folder=folder, settings=settings)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if not folder.exists():
             return None
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
