@@ -23,11 +23,12 @@ from remembering import Remembering
 from shared_data import RETRIEVAL, SHARED, STS, earlier, write_result
 
 from eval import STSSet, evaluate_sts, load_retrieval, load_sts
-from retrieval.compiled.scorer import PairScorer, load_scorer
+from retrieval.compiled.scorer import load_scorer
 from retrieval.console import note, say
 from retrieval.corpora import read_corpus
 from retrieval.encoder import load_encoder
 from retrieval.moments import unit_rows
+from retrieval.scorer import PairScorer
 from retrieval.train import train_cross_encoder, train_encoder
 
 PAIRS = SHARED / "data" / "pairs"

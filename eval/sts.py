@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexes.errors import InputError
-from retrieval.compiled.scorer import PairScorer
 from retrieval.pairs import Datasets, STSSet, load_sets
+from retrieval.scorer import PairScorer
 from retrieval.similarity import Sentences, spearman
 from retrieval.whitening import Whitening
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from os import PathLike, fspath
@@ -29,6 +29,7 @@ from .moments import check_vectors
 logger = logging.getLogger(__name__)
 
 Role = Literal["query", "document"]
+Precision = Literal["float32", "bfloat16"]
 TOKEN_BUDGET = 8192
 """Tokens, padding included, in one batch: packed by length, a batch costs about the same time whatever it holds."""
 
@@ -113,10 +114,9 @@ class SentenceTransformerEncoder:
         -------
         Encoded
         """
-        distinct = list(dict.fromkeys(texts))
-        if not distinct:
-            return Encoded(np.empty((0, self.dim), np.float32), np.empty(0, np.bool_))
-        prompt = self.prompts[role]
+        return each_once(texts, lambda distinct: self._encoded(distinct, self.prompts[role]), self.dim)
+
+    def _encoded(self, distinct: list[str], prompt: str) -> Encoded:
         lengths = self._token_lengths([prompt + text for text in distinct])
         limit = self.max_tokens or int(lengths.max())
         vectors = np.empty((len(distinct), self.dim), np.float32)
@@ -124,9 +124,7 @@ class SentenceTransformerEncoder:
             vectors[batch] = self.model.encode(
                 [distinct[i] for i in batch], prompt=prompt, batch_size=len(batch), show_progress_bar=False
             )
-        place = {text: i for i, text in enumerate(distinct)}
-        back = np.array([place[text] for text in texts])
-        return Encoded(vectors[back], (lengths > limit)[back])
+        return Encoded(vectors, lengths > limit)
 
     def _token_lengths(self, texts: list[str]) -> NDArray[np.int64]:
         """Tokens of each text, special ones included, before anything is cut off."""
@@ -203,7 +201,7 @@ def load_encoder(
     model: Model = DEFAULT_MODEL,
     *,
     prompts: Mapping[str, str] | None = None,
-    precision: Literal["float32", "bfloat16"] | None = None,
+    precision: Precision | None = None,
 ) -> Encoder:
     """The encoder of a name or a place: compiled (`retrieval.compiled`) where that can be, else in torch.
 
@@ -258,6 +256,17 @@ def check_encoded(encoded: Encoded, n: int, dim: int) -> Encoded:
     if not (lengths := rows.any(axis=1)).all():
         raise VectorError(f"the model gave a vector of zeros for text {int(lengths.argmin()) + 1}; it has no direction")
     return Encoded(rows, flags.astype(np.bool_))
+
+
+def each_once(texts: Sequence[str], encode: Callable[[list[str]], Encoded], dim: int) -> Encoded:
+    """What a function makes of the distinct texts (if there are any), for all of them."""
+    distinct = list(dict.fromkeys(texts))
+    if not distinct:
+        return Encoded(np.empty((0, dim), np.float32), np.empty(0, np.bool_))
+    vectors, truncated = encode(distinct)
+    place = {text: i for i, text in enumerate(distinct)}
+    back = np.array([place[text] for text in texts])
+    return Encoded(vectors[back], truncated[back])
 
 
 def pack(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:

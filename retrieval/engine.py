@@ -36,7 +36,7 @@ from .corpora import Fields, Format
 from .cross.calls import Scorer
 from .cross.search import Method
 from .drift import drift_of
-from .encoder import Encoder, Model, Role, check_encoded, find_model, load_encoder
+from .encoder import Encoder, Model, Precision, Role, check_encoded, find_model, load_encoder
 from .export_index import ExportFormat, Which, export
 from .hit import Hit, hits_of
 from .intake import Corpus, stage_corpus
@@ -99,7 +99,7 @@ class Engine:
         *,
         model: Model = DEFAULT_MODEL,
         prompts: Mapping[str, str] | None = None,
-        precision: Literal["float32", "bfloat16"] | None = None,
+        precision: Precision | None = None,
         whitening: WhiteningChoice = "auto",
         index: str = "auto",
         raw: Literal["float16", "float32"] | None = "float16",

@@ -6,6 +6,7 @@ logits, never a sigmoid of them, which saturates.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,42 @@ from .encoder import TOKEN_BUDGET, pack, quiet_transformers
 from .models import ModelFiles, fingerprint, is_cross_encoder, locate
 
 
-class CrossEncoderScorer:
+class PairScorer(ABC):
+    """A cross-encoder that scores many pairs at once.
+
+    Attributes
+    ----------
+    name, source : str
+    fingerprint : mapping
+        All that decides a score: weights, tokenizer, modules, max_length, activation.
+    """
+
+    name: str
+    source: str
+    fingerprint: Mapping[str, Any]
+
+    def __call__(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The logit of the query with each of n texts, of shape (n,)."""
+        return self.scores([query] * len(texts), texts)
+
+    def scores(self, firsts: Sequence[str], seconds: Sequence[str]) -> NDArray[np.float32]:
+        """The logits of n pairs, of shape (n,); batches are packed by token length.
+
+        Raises
+        ------
+        InputError
+            If there are not as many of both.
+        """
+        if len(firsts) != len(seconds):
+            raise InputError(f"{len(firsts)} first texts and {len(seconds)} second ones; expected as many of both")
+        return self._logits(firsts, seconds) if len(firsts) else np.empty(0, np.float32)
+
+    @abstractmethod
+    def _logits(self, firsts: Sequence[str], seconds: Sequence[str]) -> NDArray[np.float32]:
+        """The same of one pair or more."""
+
+
+class CrossEncoderScorer(PairScorer):
     """A sentence-transformers CrossEncoder with one output, on this machine.
 
     Parameters
@@ -36,8 +72,6 @@ class CrossEncoderScorer:
     Attributes
     ----------
     model : CrossEncoder
-    fingerprint : mapping
-        All that decides a score: weights, tokenizer, modules, max_length, activation.
     """
 
     def __init__(self, model: str | ModelFiles, *, trainable: bool = False) -> None:
@@ -73,22 +107,8 @@ class CrossEncoderScorer:
         longest = self.model.max_seq_length
         return int(longest) if longest and longest != float("inf") else None
 
-    def __call__(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
-        """The logit of the query with each of n texts, of shape (n,)."""
-        return self.scores([query] * len(texts), texts)
-
-    def scores(self, firsts: Sequence[str], seconds: Sequence[str]) -> NDArray[np.float32]:
-        """The logits of n pairs, of shape (n,); batches are packed by token length.
-
-        Raises
-        ------
-        InputError
-            If there are not as many of both.
-        """
-        check_pairs(firsts, seconds)
+    def _logits(self, firsts: Sequence[str], seconds: Sequence[str]) -> NDArray[np.float32]:
         scores = np.empty(len(firsts), np.float32)
-        if not len(firsts):
-            return scores
         from torch import nn
 
         longest, lengths = self.max_length, self._token_lengths(firsts) + self._token_lengths(seconds)
@@ -111,14 +131,3 @@ class CrossEncoderScorer:
 def scorer_fingerprint(model: Mapping[str, Any], max_length: int | None) -> dict[str, Any]:
     """All that decides a cross-encoder's scores: its model's fingerprint, tokens read of a pair, no activation."""
     return {**model, "max_length": max_length, "activation": "identity"}
-
-
-def check_pairs(firsts: Sequence[str], seconds: Sequence[str]) -> None:
-    """Refuse pairs of which one side is longer.
-
-    Raises
-    ------
-    InputError
-    """
-    if len(firsts) != len(seconds):
-        raise InputError(f"{len(firsts)} first texts and {len(seconds)} second ones; expected as many of both")

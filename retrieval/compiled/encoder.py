@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from indexes.errors import ModelError
 
-from ..encoder import Encoded, Role, SentenceTransformerEncoder, chosen_prompts
+from ..encoder import Encoded, Precision, Role, SentenceTransformerEncoder, chosen_prompts, each_once
 from ..models import ModelFiles, fingerprint
 from . import store
-from .graph import Precision, is_installed
+from .graph import is_installed
 from .making import make
 from .model import CompiledModel
 from .store import Compiled
@@ -69,13 +69,8 @@ class CompiledEncoder:
 
     def encode(self, texts: Sequence[str], role: Role = "document") -> Encoded:
         """Raw vectors; identical texts are encoded once, batches are packed by token length."""
-        distinct = list(dict.fromkeys(texts))
-        if not distinct:
-            return Encoded(np.empty((0, self.dim), np.float32), np.empty(0, np.bool_))
-        vectors, truncated = self._model.run([self.prompts[role] + text for text in distinct])
-        place = {text: i for i, text in enumerate(distinct)}
-        back = np.array([place[text] for text in texts])
-        return Encoded(vectors[back], truncated[back])
+        prompt = self.prompts[role]
+        return each_once(texts, lambda some: Encoded(*self._model.run([prompt + text for text in some])), self.dim)
 
 
 def compiled_before(

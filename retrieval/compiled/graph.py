@@ -7,14 +7,15 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexes.errors import InputError, MissingPackageError
 
-Precision = Literal["float32", "bfloat16"]
+from ..encoder import Precision
+
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 

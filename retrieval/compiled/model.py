@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..encoder import TOKEN_BUDGET, pack
-from .graph import Graph, Precision, native_precision
+from ..encoder import TOKEN_BUDGET, Precision, pack
+from .graph import Graph, native_precision
 from .store import Compiled
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]

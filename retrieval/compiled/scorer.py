@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from indexes.errors import ModelError
 
+from ..encoder import Precision
 from ..models import ModelFiles, fingerprint, is_cross_encoder, locate
-from ..scorer import CrossEncoderScorer, check_pairs, scorer_fingerprint
-from .graph import Precision
+from ..scorer import CrossEncoderScorer, PairScorer, scorer_fingerprint
 from .making import TRIED, make
 from .model import CompiledModel
 from .store import Compiled
@@ -25,8 +25,8 @@ AGREEMENT = 1e-3
 """Largest difference of a compiled model's scores, in float32, to those of the model."""
 
 
-class CompiledScorer:
-    """A compiled cross-encoder; see `retrieval.scorer.CrossEncoderScorer`.
+class CompiledScorer(PairScorer):
+    """A compiled cross-encoder.
 
     Parameters
     ----------
@@ -45,21 +45,7 @@ class CompiledScorer:
         self._model = CompiledModel(compiled, precision)
         self.precision = self._model.precision
 
-    def __call__(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
-        """The logit of the query with each of n texts, of shape (n,)."""
-        return self.scores([query] * len(texts), texts)
-
-    def scores(self, firsts: Sequence[str], seconds: Sequence[str]) -> NDArray[np.float32]:
-        """The logits of n pairs, of shape (n,).
-
-        Raises
-        ------
-        InputError
-            If there are not as many of both.
-        """
-        check_pairs(firsts, seconds)
-        if not len(firsts):
-            return np.empty(0, np.float32)
+    def _logits(self, firsts: Sequence[str], seconds: Sequence[str]) -> NDArray[np.float32]:
         vectors, _ = self._model.run(list(zip(firsts, seconds, strict=True)))
         return np.asarray(vectors @ self._weights + self._bias, np.float32)
 
@@ -80,9 +66,6 @@ def compiled_scorer(files: ModelFiles, precision: Precision | None = None) -> Co
         if compiled is None
         else CompiledScorer(compiled, name=files.name, source=files.source, precision=precision)
     )
-
-
-PairScorer = CompiledScorer | CrossEncoderScorer
 
 
 def load_scorer(model: str | ModelFiles) -> PairScorer:

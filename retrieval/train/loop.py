@@ -19,13 +19,14 @@ from transformers import PrinterCallback, TrainerCallback
 
 from indexes.errors import TrainingError
 
+from ..encoder import Precision
 from ..pairs import STSSet
 from ..progress import Advance
 from ..similarity import spearman
 from .batches import MixedLabels, Proportional
 from .examples import ONLY_ALIKE
 from .kinds import Kind
-from .precision import Precision, autocast
+from .precision import autocast
 from .run_folder import Epoch, Progress, RunFolder, full_disk_said, mark_whole
 
 logger = logging.getLogger(__name__)

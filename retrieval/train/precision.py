@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-Precision = Literal["float32", "bfloat16"]
+from ..encoder import Precision
+
 GAIN = 0.9
 """bfloat16 is taken if a step takes at most this share of float32's time."""
 PATIENCE = 5.0

@@ -22,7 +22,7 @@ from indexes.errors import InputError, TrainingError
 from indexes.files import sync_folder
 from indexes.lock import write_lock
 
-from .precision import Precision
+from ..encoder import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

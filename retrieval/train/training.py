@@ -19,7 +19,7 @@ import torch
 
 from indexes.errors import InputError, MissingPackageError
 
-from ..encoder import find_model, quiet_transformers
+from ..encoder import Precision, find_model, quiet_transformers
 from ..models import DEFAULT_MODEL, ModelFiles, fingerprint
 from ..pairs import Datasets, STSSet
 from ..progress import progress_bar
@@ -28,7 +28,7 @@ from .examples import ONLY_ALIKE, class_count, examples_of, read_pairs
 from .kinds import CrossEncoderKind, EncoderKind, Kind
 from .loop import best_epoch, run_epochs
 from .losses import CROSS_ENCODER_LOSSES, CROSS_ENCODER_SCALE, ENCODER_LOSSES, ENCODER_SCALE
-from .precision import Precision, choose_precision
+from .precision import choose_precision
 from .run_folder import Epoch, RunFolder
 from .side import run_side
 
