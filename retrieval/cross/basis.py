@@ -20,6 +20,7 @@ from indexes.errors import InputError
 from indexes.stored import StoredVectors
 from indexes.vectors import VectorIndex
 
+from ..moments import spread
 from .fit import Float64
 from .greedy import greedy_rows
 
@@ -78,7 +79,7 @@ class Basis:
             raise InputError("a basis has no columns; expected vectors, anchors or both")
         self._likeness = None if anchor_vectors is None else self._likeness_of(anchor_vectors)
         self.dim = sum(block.dim for block in self._blocks)
-        self._sample = self.rows(np.unique(np.linspace(0, self.n - 1, min(SAMPLE, self.n)).astype(np.int64)))
+        self._sample = self.rows(spread(self.n, SAMPLE))
         structure = _structure(self.n * self.dim) if structure is None else structure
         if structure not in get_args(Structure):
             raise InputError(f"structure={structure!r}; expected one of {', '.join(get_args(Structure))}")
@@ -158,13 +159,13 @@ class Basis:
         """Items that stand for all others, the most telling first (`greedy_rows` over a sample of them)."""
         if allowed is not None:
             return self._chosen(np.flatnonzero(allowed), count)
-        if count > len(self._landmarks):
-            self._landmarks = self._chosen(np.arange(self.n), count)
-        return self._landmarks[:count]
+        held = self._landmarks  # threads may share a basis
+        if count > len(held):
+            held = self._landmarks = self._chosen(np.arange(self.n), count)
+        return held[:count]
 
     def _chosen(self, items: Int64, count: int) -> Int64:
-        places = np.linspace(0, len(items) - 1, min(max(SAMPLE, count), len(items))).astype(np.int64)
-        sample = items[np.unique(places)]
+        sample = items[spread(len(items), max(SAMPLE, count))]
         return np.asarray(sample[greedy_rows(self.rows(sample), count)])
 
     def _block(self, name: str, values: Array | StoredVectors) -> _Block:
@@ -203,7 +204,7 @@ class Basis:
 
     def _indexed(self, structure: Structure) -> VectorIndex:
         lists = max(1, min(int(4 * self.n**0.5), self.n // 39))  # k-means wants 39 rows a list
-        training = np.linspace(0, self.n - 1, min(self.n, max(SAMPLE, 64 * lists))).astype(np.int64)
+        training = spread(self.n, max(SAMPLE, 64 * lists))
         steps = range(0, self.n, 8192)
         return VectorIndex.build(
             "SQ8" if structure == "SQ8" else f"IVF{lists},SQ8",

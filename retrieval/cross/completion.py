@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from indexes.errors import InputError
 from indexes.stored import StoredVectors
 
+from ..moments import spread
+
 Rows = NDArray[np.floating[Any]] | StoredVectors
 
 FITTED = 20_000
@@ -69,7 +71,7 @@ def completed(scores: Rows, vectors: Rows) -> NDArray[np.float32]:
     from sklearn.linear_model import RidgeCV
 
     places = np.flatnonzero(known)
-    places = places[np.unique(np.linspace(0, len(places) - 1, min(FITTED, len(places))).astype(np.int64))]
+    places = places[spread(len(places), FITTED)]
     if len(places) == 1:
         out[missing] = out[places]
         return out

@@ -10,6 +10,7 @@ from indexes.errors import InputError
 from indexes.loaded import LoadedSegment, nearest
 from indexes.stored import StoredVectors
 
+from ..moments import spread
 from .basis import SAMPLE, Array, Bool, Int64, spread_of
 from .fit import Float64
 from .greedy import greedy_rows
@@ -35,7 +36,7 @@ class IndexBasis:
         self.n, self.dim = vectors.shape
         self._scale = 1.0
         if self.n:
-            some = self.rows(_spread(np.arange(self.n), SAMPLE))
+            some = self.rows(spread(self.n, SAMPLE))
             self._mean = some.mean(axis=0)
             self._scale = spread_of(float(np.square(some).sum(axis=1).mean()), self._mean)
             self._some = (some - self._mean) * self._scale
@@ -63,9 +64,6 @@ class IndexBasis:
 
     def landmarks(self, count: int, allowed: Bool | None = None) -> Int64:
         """Items that stand for all others, the most telling first."""
-        sample = _spread(np.arange(self.n) if allowed is None else np.flatnonzero(allowed), max(SAMPLE, count))
+        items = np.arange(self.n) if allowed is None else np.flatnonzero(allowed)
+        sample = items[spread(len(items), max(SAMPLE, count))]
         return np.asarray(sample[greedy_rows(self.rows(sample) - self._mean * self._scale, count)])
-
-
-def _spread(items: Int64, size: int) -> Int64:
-    return np.asarray(items[np.unique(np.linspace(0, len(items) - 1, min(size, len(items))).astype(np.int64))])

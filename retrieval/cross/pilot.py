@@ -108,9 +108,7 @@ def try_anchors(
         chosen = order[:count]
         anchors = (scores[chosen].T, query_vectors[chosen]) if count else (None, None)
         basis = Basis(vectors, *anchors)
-        search = CrossEncoderSearch(
-            basis, lambda query, rows: scores[query, rows], method=method, budget=budget
-        )  # fmt: skip
+        search = CrossEncoderSearch(basis, lambda query, rows: scores[query, rows], method=method, budget=budget)
         traces = search.trace(list(range(held_out)), query_vectors[:held_out])
         hits = []
         for query, trace in enumerate(traces):
