@@ -31,7 +31,7 @@ from shared_data import HERE, RETRIEVAL, SHARED, STS, earlier, lines_of, model_f
 
 from eval import load_retrieval
 from retrieval import Engine
-from retrieval.anchoring import PILOT_DOCUMENTS
+from retrieval.anchor_trial import DOCUMENTS
 from retrieval.compiled.scorer import load_scorer
 from retrieval.console import note, say
 from retrieval.corpora import read_corpus
@@ -111,7 +111,7 @@ def by_vectors(case: Case, score: Score) -> list[str]:
 
 def by_scores(case: Case, score: Score) -> list[str]:
     """Anchors as `retrieval cross` chooses them: by the scores of 200 candidates with 256 documents."""
-    some = np.random.default_rng(0).permutation(len(case.texts))[:PILOT_DOCUMENTS]
+    some = np.random.default_rng(0).permutation(len(case.texts))[:DOCUMENTS]
     candidates = case.pool[: 2 * ANCHORS]
     order = greedy_rows(centred(score(candidates, [case.texts[i] for i in some])), ANCHORS)
     return [candidates[i] for i in order]
@@ -267,7 +267,7 @@ def measure(names: tuple[str, ...], cross_encoder: str | None) -> None:
             continue
         case = make()
         score = by_expensive_cosine if kind == "cosine" else by_cross_encoder(str(cross_encoder))
-        anchors = by_scores(case, score)
+        anchors = by_vectors(case, score)
         both = score([*case.queries, *anchors], case.texts)
         truth, known = both[: len(case.queries)], both[len(case.queries) :]
         kept = earlier("cross_search").get("cases", {})

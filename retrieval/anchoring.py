@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +27,12 @@ from indexes.files import FileEntry, write_array
 from indexes.manifest import Segment
 from indexes.writer import BundleWriter
 
+from .anchor_trial import PAIRS, Encode, Trial, tell
 from .cross.anchors import Anchors
-from .cross.calls import Scorer, check_saturation, score_pairs
+from .cross.calls import Scorer, score_pairs
 from .cross.completion import is_scored
-from .cross.pilot import Pilot, try_anchors
-from .making import batches, whiten
-from .moments import Float32
+from .cross.pilot import Pilot
+from .making import batches
 from .progress import progress_bar
 from .provenance import made_by
 from .reranking import check_scorer
@@ -42,16 +42,7 @@ logger = logging.getLogger(__name__)
 
 Int64 = NDArray[np.int64]
 Float16 = NDArray[np.float16]
-Encode = Callable[[Sequence[str]], Float32]
-
-SIZES = (10, 25, 50, 100)
-"""Numbers of anchors that a pilot tries."""
-
-HELD_OUT, PILOT_DOCUMENTS = 20, 256
-"""Queries that a pilot searches for, and documents that it searches."""
-
-PAIRS = 4096
-"""Pairs that are scored together."""
+T = TypeVar("T")
 
 COMMIT_EVERY = 300.0
 """Seconds of scoring between two commits: what a kill can cost."""
@@ -103,7 +94,8 @@ def score_anchors(
             "give the scorer an attribute `fingerprint`: a mapping of all that decides its scores"
         )
     calls, pilot = 0, None
-    has, before = bundle.read(lambda: (bundle.manifest.anchors, bundle.manifest.anchors_file))
+    manifest = bundle.read(lambda: bundle.manifest)
+    has, live = manifest.anchors, manifest.documents
     if has is not None and not fresh:
         check_scorer(has, scorer)
         if pilot_only or queries is not None or anchors not in (None, has["count"]):
@@ -112,16 +104,17 @@ def score_anchors(
                 "what is not scored yet, or begin anew with fresh=True (--fresh)"
             )
     else:
-        if not len(bundle.live_rows()):
+        if not live:
             raise InputError(f"{bundle.folder} holds no document to be scored; add some first")
-        trial = _Trial(bundle, encode, whitening, scorer)
+        trial = Trial(bundle, encode, whitening, scorer)
         count, pilot = trial.run(anchors, queries, progress)
         calls = trial.calls
-        bill = trial.seconds_a_call * count * min(documents or len(bundle.live_rows()), len(bundle.live_rows()))
-        _tell(pilot, count, asked=anchors is not None, seconds=bill)
+        bill = trial.seconds_a_call * count * min(documents or live, live)
+        tell(pilot, count, asked=anchors is not None, seconds=bill)
         if pilot_only or not count:
-            return Anchoring(anchors=0, scored=0, documents=len(bundle.live_rows()), calls=calls, pilot=pilot)
-        _commit_anchors(bundle, before, trial.anchors(pilot.order[:count]), scorer)
+            return Anchoring(anchors=0, scored=0, documents=live, calls=calls, pilot=pilot)
+        chosen = trial.anchors(pilot.order[:count])
+        _when_free(lambda: _commit_anchors(bundle, manifest.anchors_file, chosen, scorer))
     calls += _score_documents(bundle, scorer, documents, progress)
     scored, live, count = bundle.read(lambda: _standing(bundle))
     return Anchoring(anchors=count, scored=scored, documents=live, calls=calls, pilot=pilot)
@@ -141,90 +134,6 @@ def anchors_record(bundle: Bundle) -> dict[str, Any] | None:
     if record is None:
         return None
     return {"queries": record["count"], "model": record["name"], "documents": _standing(bundle)[0]}
-
-
-class _Trial:
-    """The pilot: candidates, some documents, and their scores."""
-
-    def __init__(
-        self, bundle: Bundle, encode: Encode, whitening: Callable[[], Whitening | None], scorer: Scorer
-    ) -> None:
-        self._bundle, self._encode, self._whitening, self._scorer = bundle, encode, whitening, scorer
-        self.calls, self.seconds_a_call = 0, 0.0
-
-    def run(self, anchors: int | None, queries: Sequence[str] | None, progress: bool) -> tuple[int, Pilot]:
-        """How many anchors there should be, and what the pilot said."""
-        bundle, chance = self._bundle, np.random.default_rng(0)
-        most = anchors or max(SIZES)
-
-        def sampled() -> tuple[list[str], Float32, list[str]]:
-            vectors = bundle.searched_vectors()
-            rows = chance.permutation(len(vectors))
-            some = np.sort(rows[:PILOT_DOCUMENTS])
-            texts = bundle.texts(vectors.rows[some].tolist())
-            wanted = min(len(rows), max(2 * most, most + HELD_OUT))
-            own = queries is None
-            asked = bundle.texts(vectors.rows[rows[-wanted:]].tolist()) if own else []
-            return texts, np.asarray(vectors[some], np.float32), asked
-
-        texts, vectors, own = bundle.read(sampled)
-        candidates = list(dict.fromkeys(own if queries is None else queries))
-        if queries is not None and anchors is not None and len(candidates) < anchors:
-            raise InputError(f"{len(candidates)} different queries for {anchors} anchors; give more, or fewer anchors")
-        if queries is not None:
-            room = max(2 * most, most + HELD_OUT)
-            candidates = [candidates[i] for i in chance.permutation(len(candidates))[:room]]
-        if len(candidates) < 2:
-            raise InputError(f"{len(candidates)} different queries to choose anchors from; expected 2 or more")
-        held_out = min(HELD_OUT, len(candidates) // 2)
-        self._candidates, self._raw = candidates, self._encode(candidates)
-        query_vectors = whiten(self._raw, self._whitening())
-        start = time.perf_counter()
-        scores = self._scores(candidates, texts, progress)
-        self.calls = scores.size
-        self.seconds_a_call = (time.perf_counter() - start) / max(1, scores.size)
-        for row in scores:
-            check_saturation(row, texts)
-        able = len(candidates) - held_out
-        sizes = [size for size in sorted({*SIZES, most}) if size <= min(able, most)] or [min(able, most)]
-        count = min(most, len(candidates))
-        pilot = try_anchors(scores, vectors, query_vectors, held_out, sizes, count)
-        return (count if anchors is not None else pilot.best), pilot
-
-    def anchors(self, order: Sequence[int]) -> Anchors:
-        """Some of the candidates, as they are stored."""
-        return Anchors(queries=tuple(self._candidates[i] for i in order), vectors=self._raw[np.asarray(order)])
-
-    def _scores(self, queries: list[str], texts: list[str], progress: bool) -> NDArray[np.float64]:
-        step, parts = max(1, PAIRS // len(texts)), []
-        with progress_bar("pilot", len(queries) * len(texts), progress) as advance:
-            for start in range(0, len(queries), step):
-                some = queries[start : start + step]
-                parts += score_pairs(self._scorer, some, [texts] * len(some))
-                advance(len(some) * len(texts))
-        return np.stack(parts)
-
-
-def _tell(pilot: Pilot, count: int, *, asked: bool, seconds: float) -> None:
-    logger.info(
-        "pilot: %d queries with %d documents; of the first 10 by the cross-encoder %.0f %% are found with %d calls "
-        "without anchors (%.0f %% by plain reranking)",
-        pilot.queries, pilot.documents, pilot.outlooks[0].found, pilot.budget, pilot.plain,
-    )  # fmt: skip
-    for outlook in pilot.outlooks[1:]:
-        logger.info("  with %d anchors: %.0f %%", outlook.anchors, outlook.found)
-    shares = [f"{100 * pilot.spectrum[r - 1]:.0f} % in {r}" for r in (1, 5, 20, 50) if r <= len(pilot.spectrum)]
-    logger.info("  the scores' variance by directions: %s", ", ".join(shares))
-    if count:
-        logger.info("%d anchors%s; scoring takes about %s", count, "" if asked else " are enough", _hours(seconds))
-    else:
-        logger.info("anchors would not help here: none are kept; --anchors N takes N nevertheless")
-
-
-def _hours(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def _commit_anchors(bundle: Bundle, before: FileEntry | None, anchors: Anchors, scorer: Any) -> None:
@@ -277,7 +186,7 @@ def _score_documents(bundle: Bundle, scorer: Scorer, documents: int | None, prog
                 if time.monotonic() - pending.since > COMMIT_EVERY:
                     with suppress(IndexLockedError):  # another time
                         _commit_scores(bundle, file, pending)
-            _commit_when_free(bundle, file, pending)
+            _when_free(lambda: _commit_scores(bundle, file, pending))
         except KeyboardInterrupt:
             try:
                 _commit_scores(bundle, file, pending)
@@ -307,14 +216,15 @@ def _scored(scorer: Scorer, queries: Sequence[str], texts: list[str]) -> Float16
     return kept
 
 
-def _commit_when_free(bundle: Bundle, file: FileEntry, pending: _Pending) -> None:
+def _when_free(commit: Callable[[], T]) -> T:
+    """A commit, as soon as no other process is writing."""
     told = False
     while True:
         try:
-            return _commit_scores(bundle, file, pending)
+            return commit()
         except IndexLockedError as error:
             if not told:
-                logger.info("waiting to commit the scores: %s", error)
+                logger.info("waiting to commit: %s", error)
             told = True
             time.sleep(1.0)
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import click
 
-from indexes.errors import InputError
-
 from .cli_write import FORMATS, INDEX, QUIET
 from .console import say
 
@@ -47,11 +45,8 @@ def cross(
 
     start = time.perf_counter()
     with Engine.open(index_path) as engine:
-        known = engine.info()["anchors"]
-        if reranker is None and known is None:
-            raise InputError(f"{index_path} has no anchors yet; name the cross-encoder with --model MODEL")
         done = engine.score_anchors(
-            known["model"] if reranker is None else reranker,
+            reranker,
             anchors=anchors,
             queries=None if queries is None else _texts(queries, input_format),
             documents=documents,

@@ -329,7 +329,7 @@ class Engine:
 
     def score_anchors(
         self,
-        rerank: str | Scorer,
+        rerank: str | Scorer | None = None,
         *,
         anchors: int | None = None,
         queries: Sequence[str] | None = None,
@@ -347,8 +347,9 @@ class Engine:
 
         Parameters
         ----------
-        rerank : str or callable
-            The cross-encoder that will rerank; a callable needs an attribute `fingerprint`.
+        rerank : str or callable, optional
+            The cross-encoder that will rerank; a callable needs an attribute `fingerprint`. By default the one that the
+            index's anchors were scored by.
         anchors : int, optional
             Number of anchor queries; by default the smallest that the pilot finds to be enough, or none.
         queries : sequence of str, optional
@@ -370,6 +371,13 @@ class Engine:
         ModelError, IndexLockedError
             See `indexes.errors`.
         """
+        if rerank is None:
+            known = self._bundle.read(lambda: self._bundle.manifest.anchors)
+            if known is None:
+                raise InputError(
+                    f"{self._bundle.folder} has no anchors yet; name a cross-encoder to score them (--model)"
+                )
+            rerank = str(known["name"])
         return score_anchors(
             self._bundle, lambda texts: self.encode(texts, "query"), lambda: self.whitening,
             unremembered(self.scorer(rerank)), anchors=anchors, queries=queries, documents=documents,

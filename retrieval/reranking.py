@@ -220,8 +220,6 @@ def _uses_anchors(manifest: Manifest, how: Reranking) -> bool:
     """Whether the index's anchors say something of this scorer's scores."""
     if how.method == "plain" or manifest.anchors is None:
         return False
-    if all(segment.scores is None for segment in manifest.segments):
-        return False
     try:
         check_scorer(manifest.anchors, how.scorer)
     except FingerprintError as error:
