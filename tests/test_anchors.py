@@ -19,7 +19,8 @@ from indexes.bundle import Bundle
 from indexes.errors import FingerprintError, IndexCorruptError, InputError
 from indexes.stored import unscored
 from indexes.writer import BundleWriter
-from retrieval import Document, Engine, anchoring
+from retrieval import Document, Engine, Whitening, anchoring, making
+from retrieval.cross import Basis, completion, greedy_rows
 from retrieval.cross.anchors import Anchors
 from retrieval.cross.completion import completed, is_scored
 from retrieval.cross.pilot import try_anchors
@@ -151,6 +152,27 @@ def test_changes_carry_scores_along(tmp_path: Path, raw: Any) -> None:
         assert len(right(engine)) == len(engine)
         files = {file.name for file in engine._bundle.manifest.files}
         assert {path.name for path in (tmp_path / "i" / "segments").iterdir()} == files
+
+
+def test_many_rows_are_gone_through_in_pieces(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(making, "BATCH", 16)
+    monkeypatch.setattr(completion, "AT_ONCE", 16)
+    monkeypatch.setattr(anchoring, "PAIRS", 40)
+    for documents in (50, 110):  # so many in all
+        assert engine.score_anchors(Hidden(), anchors=4, documents=documents).scored == documents
+        assert len(right(engine)) == documents
+    rows = sorted(map(int, right(engine)))
+    assert rows[-1] > 200 and np.diff(rows).max() < 30  # from everywhere
+    engine.compact()
+    assert len(right(engine)) == 110
+
+
+def test_anchors_differ_as_much_as_they_can(engine: Engine) -> None:
+    """One of twenty queries of the same words, and all of five others."""
+    words, others = LOG[0].split(), LOG[1:6]
+    same = [" ".join(np.random.default_rng(i).permutation(words)) for i in range(20)]
+    engine.score_anchors(Hidden(), anchors=6, queries=[*same, *others], documents=1)
+    assert len(set(queries_of(engine)) & set(same)) == 1 and set(others) <= set(queries_of(engine))
 
 
 def test_an_interruption_keeps_what_was_scored(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,6 +337,41 @@ def test_anchors_find_what_vectors_know_nothing_of(engine: Engine) -> None:
     assert max(plain, alone) < 0.75 and half > alone + 0.05
 
 
+def test_queries_like_an_anchor_are_expected_to_score_alike(tmp_path: Path) -> None:
+    """The anchors' vectors are whitened as the documents' are, also after a rebuild to as many columns."""
+    how: Any = {"rerank": Hidden(), "budget": 40, "method": "adaptive"}
+    whitenings = Whitening(12, beta=0.0, gamma=0.0), Whitening(12, beta=1.0, gamma=1.0, epsilon=0.01)
+    with Engine.build(corpus(TEXTS), tmp_path / "i", model="hash:32", whitening=whitenings[0], index="Flat") as engine:
+        engine.score_anchors(Hidden(), anchors=20)
+        found = []
+        for whitening in whitenings:
+            engine.rebuild(whitening=whitening)
+            engine.search(TEXTS[0], rerank=Hidden(), budget=40, method="adaptive")
+            state = engine._reranker._held
+            assert state is not None and state.basis is not None
+            scores = np.array([stored(engine)[f"{i:04}"] for i in range(len(TEXTS))])
+            expected = Basis(engine.embed(TEXTS), scores, engine.embed(queries_of(engine), "query"))
+            (vector,) = engine.embed(["fox whale"], "query")
+            assert np.allclose(state.basis.directions(vector), expected.directions(vector), atol=1e-4)
+            found.append(expected.directions(vector)[:, 1])
+        assert not np.allclose(*found, atol=0.01)
+        assert engine.search(TEXTS[0], **how)[0].scores["round"] >= 1
+
+
+def test_what_predicts_scores_is_made_once_for_each_state(engine: Engine) -> None:
+    engine.score_anchors(Hidden(), anchors=5)
+
+    def state(method: Any) -> Any:
+        engine.search(TEXTS[0], rerank=Hidden(), budget=10, method=method)
+        return engine._reranker._held
+
+    anchored = state("adaptive")
+    assert anchored.anchored and state("adaptive") is anchored
+    assert not state("plain").anchored and state("adaptive").anchored
+    engine.delete(["0003"])
+    assert state("adaptive").generation == anchored.generation + 1
+
+
 def test_anchors_of_another_cross_encoder_are_not_used(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     other = Hidden()
     other.fingerprint = {"weights": "ff", "max_length": 512}
@@ -343,7 +400,11 @@ def test_a_filter_holds_with_anchors(engine: Engine) -> None:
 # ---- completion and pilot
 
 
-def test_completion_is_a_ridge_regression_of_the_rows_that_are_there() -> None:
+@pytest.mark.parametrize("at_once", [16, 8192])
+def test_completion_is_a_ridge_regression_of_the_rows_that_are_there(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(completion, "AT_ONCE", at_once)
     chance = np.random.default_rng(0)
     vectors = chance.normal(size=(200, 5))
     scores = np.sin(vectors @ chance.normal(size=(5, 3))) + 4
@@ -382,6 +443,7 @@ def test_a_pilot_finds_how_many_anchors_there_must_be(rank: int) -> None:
     values = np.linalg.svd(scores - scores.mean(axis=1, keepdims=True), compute_uv=False) ** 2
     assert np.allclose(pilot.spectrum, np.cumsum(values) / values.sum())
     assert pilot.spectrum[rank - 2] < 0.99 and pilot.spectrum[rank] == pytest.approx(1)
+    assert pilot.order == greedy_rows(scores - scores.mean(axis=1, keepdims=True), 40).tolist()
     assert len(set(pilot.order)) == 40 and np.linalg.matrix_rank(scores[pilot.order[:rank]]) == rank
 
 
