@@ -7,7 +7,7 @@
     INDEX/segments/000001.rows.npy     their row numbers, where some were deleted before they were merged
     INDEX/segments/000001.whitening.safetensors
     INDEX/segments/000002.anchors.safetensors       queries that a cross-encoder scores the documents with
-    INDEX/segments/000002.000001.scores.npy         these scores, where some were made
+    INDEX/segments/000003.000000.scores.npy         these scores, where some were made
     INDEX/staging/                     a build in progress (see `indexes.staging`)
     INDEX/write.lock                   one writer at a time
     INDEX/pairs.sqlite                 scores of a cross-encoder, of no commit (see `indexes.pair_scores`)

@@ -2,7 +2,7 @@
 
     text -> encode -> raw vector (d) -> whiten (k, beta, gamma) -> unit row (k) -> FAISS segment
     query -> encode -> whiten -> search (k nearest, filters) -> hits
-                                   or a cross-encoder under a budget of calls -> hits
+                                   or a cross-encoder under a budget of calls, with scores of anchor queries -> hits
 
 There is one path from text to vector, `Engine.embed`, and building, querying and
 evaluating all take it.
@@ -25,13 +25,11 @@ from indexes.bundle import Bundle
 from indexes.checks import Check
 from indexes.document import Document, check_unicode
 from indexes.errors import InputError
-from indexes.pair_scores import PAIR_SCORES, PairScores
 from indexes.writer import BundleWriter
 
 from . import changes
 from .anchoring import Anchoring, anchors_record, score_anchors
 from .changes import Changes, check_ids
-from .compiled.encoder import compiled_before
 from .corpora import Fields, Format
 from .cross.calls import Scorer
 from .cross.search import Method
@@ -53,12 +51,12 @@ from .making import (
     structure,
     whiten,
 )
-from .models import DEFAULT_MODEL, ModelFiles, compare
+from .models import DEFAULT_MODEL
 from .moments import Float32
-from .provenance import made_by, model_record, whitening_fields
+from .provenance import encoder_of, made_by, model_record, whitening_fields
 from .records import DEFAULT_FIELDS
-from .remembered import RememberedScorer, unremembered
-from .reranking import BUDGET, Reranked, Reranker, Reranking, scorer_of
+from .remembered import unremembered
+from .reranking import BUDGET, Reranked, Reranker, Reranking
 from .verify import verify
 from .whitening import Whitening
 
@@ -84,7 +82,6 @@ class Engine:
         self._bundle = bundle
         self._model = encoder
         self._encoder: Encoder | None = None
-        self._scorer: tuple[str, Scorer] | None = None
         self._reranker = Reranker(bundle, lambda: self.whitening)
         self._whitening: tuple[object, Whitening | None] = (None, None)
         self._writing = Lock()  # threads take turns; another process is refused by the folder's own lock
@@ -125,8 +122,8 @@ class Engine:
         prompts : mapping, optional
             "query" and "document" prompts in place of the model's own.
         precision : {"float32", "bfloat16"}, optional
-            Of the model's arithmetic; by default bfloat16 where the model is compiled (`retrieval.compiled`) and the
-            processor computes in it: three times as quick, and a cosine moves by about 1e-5.
+            Of the model's arithmetic; by default bfloat16, the quicker one, where the model is compiled
+            (`retrieval.compiled`) and the processor computes in it (docs/speed.md says what that costs).
         whitening : Whitening, int, "auto" or None, default="auto"
             An unfitted `Whitening` is fitted on the corpus, a fitted one is used as it is. A number keeps so many
             columns, and all else is chosen by how well halves of the corpus's own texts find each other
@@ -386,13 +383,7 @@ class Engine:
 
     def scorer(self, rerank: str | Scorer) -> Scorer:
         """A named cross-encoder, loaded once and its scores kept beside the index; a scorer as it is."""
-        if not isinstance(rerank, str):
-            return scorer_of(rerank)
-        held = self._scorer
-        if held is None or held[0] != rerank:
-            pairs = PairScores(self._bundle.folder / PAIR_SCORES)
-            held = self._scorer = rerank, RememberedScorer(scorer_of(rerank), pairs)
-        return held[1]
+        return self._reranker.scorer(rerank)
 
     def embed(self, texts: Sequence[str], role: Role = "document") -> Float32:
         """Unit rows of shape (n, dim), float32: encoded, then whitened as this index is.
@@ -656,20 +647,8 @@ class Engine:
     def encoder(self) -> Encoder:
         """The encoder that made the index, loaded and checked when it is first needed."""
         if self._encoder is None:
-            self._encoder = self._loaded_encoder()
+            self._encoder = encoder_of(self._bundle.manifest.model, self._model)
         return self._encoder
-
-    def _loaded_encoder(self) -> Encoder:
-        stored = self._bundle.manifest.model
-        how: Any = {"prompts": stored["prompts"], "precision": stored.get("precision", "float32")}
-        if self._model is None:
-            known = compiled_before(stored["fingerprint"], name=stored["name"], source=stored["source"], **how)
-            if known is not None:
-                return known
-        found = find_model(stored["name"] if self._model is None else self._model)
-        encoder = load_encoder(found, **how) if isinstance(found, ModelFiles) else found
-        compare(stored["fingerprint"], encoder.fingerprint, encoder.name)
-        return encoder
 
     def info(self) -> dict[str, Any]:
         """What this index is: documents, dim, model, whitening, index, bytes, format_version and more.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
 from indexes.files import FileEntry
 
-from .encoder import Encoder
+from .compiled.encoder import compiled_before
+from .encoder import Encoder, find_model, load_encoder
+from .models import ModelFiles, compare
 from .whitening import Whitening
 
 
@@ -24,6 +26,34 @@ def model_record(encoder: Encoder) -> dict[str, Any]:
         "prompts": dict(encoder.prompts),
         "fingerprint": dict(encoder.fingerprint),
     }
+
+
+def encoder_of(record: Mapping[str, Any], place: str | Encoder | None) -> Encoder:
+    """The encoder that a record tells of, in its precision: compiled before, or from where it lies.
+
+    Parameters
+    ----------
+    record : mapping
+        See `model_record`.
+    place : str or Encoder, optional
+        Another place of the same model.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be found or loaded.
+    FingerprintError
+        If what is there is another model.
+    """
+    how: Any = {"prompts": record["prompts"], "precision": record.get("precision", "float32")}
+    if place is None:
+        known = compiled_before(record["fingerprint"], name=record["name"], source=record["source"], **how)
+        if known is not None:
+            return known
+    found = find_model(record["name"] if place is None else place)
+    encoder = load_encoder(found, **how) if isinstance(found, ModelFiles) else found
+    compare(record["fingerprint"], encoder.fingerprint, encoder.name)
+    return encoder
 
 
 def whitening_fields(

@@ -15,6 +15,7 @@ from indexes.catalogue import StoredDocument
 from indexes.errors import FingerprintError, IndexError_, InputError
 from indexes.loaded import searched
 from indexes.manifest import Manifest
+from indexes.pair_scores import PAIR_SCORES, PairScores
 from indexes.stored import StoredVectors
 
 from .compiled.scorer import load_scorer
@@ -28,7 +29,7 @@ from .hit import Hit
 from .making import whiten
 from .models import compare
 from .moments import Float32
-from .remembered import unremembered
+from .remembered import RememberedScorer, unremembered
 from .whitening import Whitening
 
 logger = logging.getLogger(__name__)
@@ -119,6 +120,17 @@ class Reranker:
     def __init__(self, bundle: Bundle, whitening: Callable[[], Whitening | None]) -> None:
         self._bundle, self._whitening = bundle, whitening
         self._held: _State | None = None
+        self._scorer: tuple[str, Scorer] | None = None
+
+    def scorer(self, rerank: str | Scorer) -> Scorer:
+        """A named cross-encoder, loaded once and its scores kept beside the index; a scorer as it is."""
+        if not isinstance(rerank, str):
+            return scorer_of(rerank)
+        held = self._scorer
+        if held is None or held[0] != rerank:
+            pairs = PairScores(self._bundle.folder / PAIR_SCORES)
+            held = self._scorer = rerank, RememberedScorer(scorer_of(rerank), pairs)
+        return held[1]
 
     def rerank(
         self,
