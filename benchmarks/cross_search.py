@@ -17,7 +17,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ ANCHORS, QUERIES = 100, 100
 BUDGETS = (20, 50, 100, 200, 500)
 KS = (1, 10, 100)
 RESAMPLES = 1000
-PAIRS, TEXT, LINES = SHARED / "data" / "pairs", SHARED / "data" / "text", 30_000
+SNLI = SHARED / "data" / "pairs" / "nli-snli-en-devtest.tsv"
+TEXT, LINES = SHARED / "data" / "text", 30_000
 Float32 = NDArray[np.float32]
 
 
@@ -101,6 +102,14 @@ def collection(name: str) -> Case:
         pool=[text for text in dict.fromkeys(pool) if text not in asked],
         qrels=[dict(judged.qrels[query_id]) for query_id in ids],
     )  # fmt: skip
+
+
+def sample(case: Case, size: int) -> Case:
+    """A smaller collection: every document that some test query is judged with, and others by chance."""
+    wanted = {doc_id for grades in case.qrels or () for doc_id in grades}
+    order = np.random.default_rng(2).permutation(len(case.ids)).tolist()
+    kept = sorted(sorted(order, key=lambda row: case.ids[row] not in wanted)[:size])
+    return replace(case, texts=[case.texts[i] for i in kept], ids=[case.ids[i] for i in kept])
 
 
 def by_vectors(case: Case, score: Score) -> list[str]:
@@ -164,7 +173,7 @@ def by_cross_encoder(model: str) -> Callable[[Sequence[str], Sequence[str]], Flo
 
 CASES: dict[str, tuple[str, Callable[[], Case]]] = {
     "sts": ("cosine", lambda: sentences("sts", sts_sentences())),
-    "snli": ("cosine", lambda: sentences("snli", sentences_of(PAIRS / "nli-snli-en-devtest.tsv"))),
+    "snli": ("cosine", lambda: sentences("snli", sentences_of(SNLI))),
     "definitions": (
         "cosine",
         lambda: sentences("definitions", list(dict.fromkeys(lines_of(TEXT / "sentences-en.txt.gz", LINES)))),
@@ -173,6 +182,8 @@ CASES: dict[str, tuple[str, Callable[[], Case]]] = {
     "npl-vaswani": ("cosine", lambda: collection("npl-vaswani")),
     "medquad-qa": ("cosine", lambda: collection("medquad-qa")),
     "sts-5k": ("cross-encoder", lambda: sentences("sts-5k", sts_sentences(), 5000)),
+    "npl-5k": ("cross-encoder", lambda: sample(collection("npl-vaswani"), 5000)),
+    "snli-5k": ("cross-encoder", lambda: sentences("snli-5k", sentences_of(SNLI), 5000)),
 }
 
 
@@ -267,7 +278,7 @@ def measure(names: tuple[str, ...], cross_encoder: str | None) -> None:
             continue
         case = make()
         score = by_expensive_cosine if kind == "cosine" else by_cross_encoder(str(cross_encoder))
-        anchors = by_vectors(case, score)
+        anchors = by_scores(case, score)
         both = score([*case.queries, *anchors], case.texts)
         truth, known = both[: len(case.queries)], both[len(case.queries) :]
         kept = earlier("cross_search").get("cases", {})
