@@ -151,6 +151,7 @@ def by_expensive_cosine(queries: Sequence[str], texts: Sequence[str]) -> Float32
 def by_cross_encoder(model: str) -> Callable[[Sequence[str], Sequence[str]], Float32]:
     """Scores of all pairs, (q, n), a query at a time, kept as they come."""
     scorer = load_scorer(model)
+    CACHE.mkdir(exist_ok=True)
 
     def scores(queries: Sequence[str], texts: Sequence[str]) -> Float32:
         mark = hashlib.sha256(repr((scorer.fingerprint, queries, texts)).encode()).hexdigest()[:16]
