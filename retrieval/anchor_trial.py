@@ -22,6 +22,7 @@ from .whitening import Whitening
 
 logger = logging.getLogger(__name__)
 
+Int64 = NDArray[np.int64]
 Encode = Callable[[Sequence[str]], Float32]
 
 SIZES = (10, 25, 50, 100)
@@ -54,17 +55,18 @@ class Trial:
         bundle, chance = self._bundle, np.random.default_rng(0)
         most = anchors or max(SIZES)
 
-        def sampled() -> tuple[list[str], Float32, list[str]]:
+        def sampled() -> tuple[Int64, list[str], Float32, list[str], Whitening | None]:
             vectors = bundle.searched_vectors()
             rows = chance.permutation(len(vectors))
             some = np.sort(rows[:DOCUMENTS])
-            texts = bundle.texts(vectors.rows[some].tolist())
+            scored = vectors.rows[some]
             wanted = min(len(rows), max(2 * most, most + HELD_OUT))
             own = queries is None
             asked = bundle.texts(vectors.rows[rows[-wanted:]].tolist()) if own else []
-            return texts, np.asarray(vectors[some], np.float32), asked
+            given = np.asarray(vectors[some], np.float32)
+            return scored, bundle.texts(scored.tolist()), given, asked, self._whitening()
 
-        texts, vectors, own = bundle.read(sampled)
+        self._rows, texts, vectors, own, whitening = bundle.read(sampled)
         candidates = list(dict.fromkeys(own if queries is None else queries))
         if queries is not None and anchors is not None and len(candidates) < anchors:
             raise InputError(f"{len(candidates)} different queries for {anchors} anchors; give more, or fewer anchors")
@@ -75,9 +77,11 @@ class Trial:
             raise InputError(f"{len(candidates)} different queries to choose anchors from; expected 2 or more")
         held_out = min(HELD_OUT, len(candidates) // 2)
         self._candidates, self._raw = candidates, self._encode(candidates)
-        query_vectors = whiten(self._raw, self._whitening())
+        query_vectors = whiten(self._raw, whitening)
+        pairs = len(candidates) * len(texts)
+        logger.info(f"pilot: {len(candidates)} queries with {len(texts)} documents, {pairs:,} calls")
         start = time.perf_counter()
-        scores = self._scores(candidates, texts, progress)
+        self._scores = scores = self._scored(candidates, texts, progress)
         self.calls = scores.size
         self.seconds_a_call = (time.perf_counter() - start) / max(1, scores.size)
         for row in scores:
@@ -92,7 +96,11 @@ class Trial:
         """Some of the candidates, as they are stored."""
         return Anchors(queries=tuple(self._candidates[i] for i in order), vectors=self._raw[np.asarray(order)])
 
-    def _scores(self, queries: list[str], texts: list[str], progress: bool) -> NDArray[np.float64]:
+    def known(self, order: Sequence[int]) -> tuple[Int64, NDArray[np.float64]]:
+        """The rows of the documents, and their scores with some of the candidates, of shape (m, queries)."""
+        return self._rows, self._scores[np.asarray(order)].T
+
+    def _scored(self, queries: list[str], texts: list[str], progress: bool) -> NDArray[np.float64]:
         step, parts = max(1, PAIRS // len(texts)), []
         with progress_bar("pilot", len(queries) * len(texts), progress) as advance:
             for start in range(0, len(queries), step):
@@ -105,9 +113,9 @@ class Trial:
 def tell(pilot: Pilot, count: int, *, asked: bool, seconds: float) -> None:
     """Say what a pilot found, how many anchors it comes to, and what scoring takes."""
     logger.info(
-        "pilot: %d queries with %d documents; of the first 10 by the cross-encoder %.0f %% are found with %d calls "
-        "without anchors (%.0f %% by plain reranking)",
-        pilot.queries, pilot.documents, pilot.outlooks[0].found, pilot.budget, pilot.plain,
+        "of the first 10 by the cross-encoder %.0f %% are found with %d calls without anchors (%.0f %% by plain "
+        "reranking)",
+        pilot.outlooks[0].found, pilot.budget, pilot.plain,
     )  # fmt: skip
     for outlook in pilot.outlooks[1:]:
         logger.info("  with %d anchors: %.0f %%", outlook.anchors, outlook.found)

@@ -13,9 +13,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from indexes.bundle import Bundle
 from indexes.errors import IndexLockedError, InputError
-from indexes.files import FileEntry, write_array
+from indexes.files import write_array
 from indexes.manifest import Segment
 from indexes.writer import BundleWriter
 
@@ -35,7 +36,7 @@ from .cross.pilot import Pilot
 from .making import batches
 from .progress import progress_bar
 from .provenance import made_by
-from .reranking import check_scorer
+from .reranking import check_scorer, scorer_record
 from .whitening import Whitening
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ logger = logging.getLogger(__name__)
 Int64 = NDArray[np.int64]
 Float16 = NDArray[np.float16]
 T = TypeVar("T")
+
+FIRST_PAIRS, SECONDS = 256, 5.0
+"""Pairs that are scored together at first; twice as many as long as it takes less time than this."""
 
 COMMIT_EVERY = 300.0
 """Seconds of scoring between two commits: what a kill can cost."""
@@ -55,13 +59,13 @@ class Anchoring:
     Parameters
     ----------
     anchors : int
-        Anchor queries of the index; 0 if the pilot found none worth it, or was all that was asked for.
+        Anchor queries that the index has now.
     scored, documents : int
         Documents with scores, and all of the index.
     calls : int
         How often the cross-encoder was asked, the pilot's calls among them.
     pilot : Pilot or None
-        None where the index had its anchors already.
+        None where it went on with the anchors of the index.
     """
 
     anchors: int
@@ -76,6 +80,7 @@ def score_anchors(
     encode: Encode,
     whitening: Callable[[], Whitening | None],
     scorer: Scorer,
+    writing: Lock,
     *,
     anchors: int | None,
     queries: Sequence[str] | None,
@@ -88,17 +93,15 @@ def score_anchors(
     for name, value in (("anchors", anchors), ("documents", documents)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise InputError(f"{name}={value!r}; expected a whole number of 1 or more")
-    if not getattr(scorer, "fingerprint", None):
-        raise InputError(
-            "the scorer has no fingerprint, so its scores could not be told from another's; name a cross-encoder, or "
-            "give the scorer an attribute `fingerprint`: a mapping of all that decides its scores"
-        )
-    calls, pilot = 0, None
+    if isinstance(queries, str | bytes):
+        raise InputError(f"queries are {queries!r:.40}; expected a sequence of texts")
+    record = scorer_record(scorer)
+    calls, pilot, commits = 0, None, _Commits(bundle, writing)
     manifest = bundle.read(lambda: bundle.manifest)
     has, live = manifest.anchors, manifest.documents
-    if has is not None and not fresh:
+    if has is not None and not fresh and not pilot_only:
         check_scorer(has, scorer)
-        if pilot_only or queries is not None or anchors not in (None, has["count"]):
+        if queries is not None or anchors not in (None, has["count"]):
             raise InputError(
                 f"{bundle.folder} has {has['count']} anchor queries already; leave out the choice of others to score "
                 "what is not scored yet, or begin anew with fresh=True (--fresh)"
@@ -109,15 +112,30 @@ def score_anchors(
         trial = Trial(bundle, encode, whitening, scorer)
         count, pilot = trial.run(anchors, queries, progress)
         calls = trial.calls
-        bill = trial.seconds_a_call * count * min(documents or live, live)
+        left = min(documents or live, live) - pilot.documents  # those of the pilot are scored
+        bill = trial.seconds_a_call * count * max(0, left)
         tell(pilot, count, asked=anchors is not None, seconds=bill)
-        if pilot_only or not count:
-            return Anchoring(anchors=0, scored=0, documents=live, calls=calls, pilot=pilot)
-        chosen = trial.anchors(pilot.order[:count])
-        _when_free(lambda: _commit_anchors(bundle, manifest.anchors_file, chosen, scorer))
-    calls += _score_documents(bundle, scorer, documents, progress)
+        if count and not pilot_only:
+            chosen = trial.anchors(pilot.order[:count])
+            rows, scores = trial.known(pilot.order[:count])
+            known = _as_kept(scores)
+            _when_free(lambda: commits.anchors(chosen, record))
+            some = np.random.default_rng(0).permutation(len(rows))[:documents]
+            commits.add(rows[some], known[some])
+            _when_free(commits.scores)
+    if pilot is None or (count and not pilot_only):
+        calls += _score_documents(commits, scorer, documents, progress)
     scored, live, count = bundle.read(lambda: _standing(bundle))
     return Anchoring(anchors=count, scored=scored, documents=live, calls=calls, pilot=pilot)
+
+
+def drop_anchors(bundle: Bundle) -> None:
+    """Leave an index without anchors and their scores; see `Engine.drop_anchors`."""
+    with BundleWriter(bundle.folder, bundle) as writer:
+        if bundle.manifest.anchors is not None:
+            segments = [dataclasses.replace(segment, scores=None) for segment in bundle.manifest.segments]
+            writer.commit(segments, made_by=made_by(), anchors=None, anchors_file=None)
+    bundle.refresh()
 
 
 def _standing(bundle: Bundle) -> tuple[int, int, int]:
@@ -136,60 +154,103 @@ def anchors_record(bundle: Bundle) -> dict[str, Any] | None:
     return {"queries": record["count"], "model": record["name"], "documents": _standing(bundle)[0]}
 
 
-def _commit_anchors(bundle: Bundle, before: FileEntry | None, anchors: Anchors, scorer: Any) -> None:
-    record = {
-        "count": len(anchors),
-        "name": getattr(scorer, "name", type(scorer).__name__),
-        "source": getattr(scorer, "source", ""),
-        "fingerprint": dict(scorer.fingerprint),
-    }
-    with BundleWriter(bundle.folder, bundle) as writer:
-        if bundle.manifest.anchors_file != before:
-            raise InputError(
-                f"{bundle.folder} got other anchor queries meanwhile; begin anew with fresh=True (--fresh)"
-            )
-        segments = [dataclasses.replace(segment, scores=None) for segment in bundle.manifest.segments]
-        file = writer.write_anchors(anchors.to_bytes())
-        writer.commit(segments, made_by=made_by(), anchors=record, anchors_file=file)
-    bundle.refresh()
+class _Commits:
+    """The commits of one scoring, and the scores that wait for the next.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    writing : Lock
+        Held by the thread of this process that writes.
+    """
+
+    def __init__(self, bundle: Bundle, writing: Lock) -> None:
+        self.bundle, self._writing = bundle, writing
+        self._file = bundle.read(lambda: bundle.manifest.anchors_file)
+        self._waiting: list[tuple[Int64, Float16]] = []
+        self._since = time.monotonic()
+
+    def add(self, rows: Int64, scores: Float16) -> None:
+        """Have some rows' scores wait; every few minutes commit them, if nobody else is writing."""
+        self._waiting.append((rows, scores))
+        if time.monotonic() - self._since > COMMIT_EVERY:
+            with suppress(IndexLockedError):  # another time
+                self.scores()
+
+    def anchors(self, anchors: Anchors, record: Mapping[str, Any]) -> None:
+        """Put anchors in the place of those that the index had, whose scores go; none take the place of any."""
+        with self._writer() as writer:
+            segments = [dataclasses.replace(segment, scores=None) for segment in self.bundle.manifest.segments]
+            file = writer.write_anchors(anchors.to_bytes())
+            writer.commit(
+                segments, made_by=made_by(), anchors={"count": len(anchors), **record}, anchors_file=file
+            )  # fmt: skip
+        self.bundle.refresh()
+        self._file = file
+
+    def scores(self) -> None:
+        """Put what waits beside the documents that are still there."""
+        if not self._waiting:
+            return
+        rows, scores = map(np.concatenate, zip(*self._waiting, strict=True))
+        order = np.argsort(rows)
+        rows, scores = rows[order], scores[order]
+        with self._writer() as writer:
+            before = list(self.bundle.manifest.segments)
+            segments = [_with_scores(writer, self.bundle, segment, rows, scores) for segment in before]
+            if segments != before:
+                writer.commit(segments, made_by=made_by())
+        self.bundle.refresh()
+        self._waiting.clear()
+        self._since = time.monotonic()
+
+    @contextmanager
+    def _writer(self) -> Iterator[BundleWriter]:
+        if not self._writing.acquire(blocking=False):
+            raise IndexLockedError(f"{self.bundle.folder} is being written by another thread")
+        try:
+            with BundleWriter(self.bundle.folder, self.bundle) as writer:
+                if self.bundle.manifest.anchors_file != self._file:
+                    raise InputError(
+                        f"{self.bundle.folder} got other anchor queries meanwhile, not those of these scores; "
+                        "begin anew with fresh=True (--fresh), or go on with those"
+                    )
+                yield writer
+        finally:
+            self._writing.release()
 
 
-@dataclass
-class _Pending:
-    """Rows and their scores that are not committed yet."""
-
-    scored: list[tuple[Int64, Float16]] = field(default_factory=list)
-    since: float = field(default_factory=time.monotonic)
-
-
-def _score_documents(bundle: Bundle, scorer: Scorer, documents: int | None, progress: bool) -> int:
+def _score_documents(commits: _Commits, scorer: Scorer, documents: int | None, progress: bool) -> int:
     """Score what is not scored yet, until so many documents are; the number of calls."""
+    bundle = commits.bundle
 
-    def to_do() -> tuple[Any, Sequence[str], Int64]:
+    def to_do() -> tuple[Sequence[str], Int64]:
         scores, path = bundle.anchor_scores(), bundle.anchors_path
         assert scores is not None and path is not None
         known = is_scored(scores)
         left = np.random.default_rng(0).permutation(scores.rows[~known])  # whatever is reached is a fair sample
         most = len(scores) if documents is None else documents
-        return bundle.manifest.anchors_file, Anchors.load(path).queries, left[: max(0, most - int(known.sum()))]
+        return Anchors.load(path).queries, left[: max(0, most - int(known.sum()))]
 
-    file, queries, rows = bundle.read(to_do)
-    step, pending, calls = max(1, PAIRS // len(queries)), _Pending(), 0
+    queries, rows = bundle.read(to_do)
+    calls, start, pairs = 0, 0, min(FIRST_PAIRS, PAIRS)
     with progress_bar("scoring", len(rows), progress) as advance:
         try:
-            for start in range(0, len(rows), step):
+            while start < len(rows):
+                step, began = max(1, pairs // len(queries)), time.perf_counter()
                 some, texts = _still_there(bundle, rows[start : start + step])
                 if texts:
-                    calls += len(some) * len(queries)
-                    pending.scored.append((some, _scored(scorer, queries, texts)))
+                    scores = np.stack(score_pairs(scorer, queries, [texts] * len(queries)), axis=1)
+                    calls += scores.size
+                    commits.add(some, _as_kept(scores))
+                if time.perf_counter() - began < SECONDS:
+                    pairs = min(PAIRS, 2 * pairs)
                 advance(min(step, len(rows) - start))
-                if time.monotonic() - pending.since > COMMIT_EVERY:
-                    with suppress(IndexLockedError):  # another time
-                        _commit_scores(bundle, file, pending)
-            _when_free(lambda: _commit_scores(bundle, file, pending))
-        except KeyboardInterrupt:
+                start += step
+            _when_free(commits.scores)
+        except BaseException:  # Ctrl-C, or a text that the scorer cannot take: what was paid for is kept
             try:
-                _commit_scores(bundle, file, pending)
+                commits.scores()
             except IndexLockedError as error:
                 logger.warning("the last scores are lost, another process is writing: %s", error)
             raise
@@ -207,8 +268,14 @@ def _still_there(bundle: Bundle, rows: Int64) -> tuple[Int64, list[str]]:
     return bundle.read(found)
 
 
-def _scored(scorer: Scorer, queries: Sequence[str], texts: list[str]) -> Float16:
-    scores = np.stack(score_pairs(scorer, queries, [texts] * len(queries)), axis=1)
+def _as_kept(scores: NDArray[np.floating[Any]]) -> Float16:
+    """Scores as they are stored.
+
+    Raises
+    ------
+    InputError
+        If one is too large.
+    """
     with np.errstate(over="ignore"):
         kept = scores.astype(np.float16)
     if not np.isfinite(kept).all():
@@ -227,24 +294,6 @@ def _when_free(commit: Callable[[], T]) -> T:
                 logger.info("waiting to commit: %s", error)
             told = True
             time.sleep(1.0)
-
-
-def _commit_scores(bundle: Bundle, file: FileEntry, pending: _Pending) -> None:
-    """Put the scores beside the documents that are still there, in one commit."""
-    if not pending.scored:
-        return
-    rows, scores = map(np.concatenate, zip(*pending.scored, strict=True))
-    order = np.argsort(rows)
-    rows, scores = rows[order], scores[order]
-    with BundleWriter(bundle.folder, bundle) as writer:
-        if bundle.manifest.anchors_file != file:
-            raise InputError(f"{bundle.folder} got other anchor queries meanwhile; these scores are of no use any more")
-        segments = [_with_scores(writer, bundle, segment, rows, scores) for segment in bundle.manifest.segments]
-        if segments != list(bundle.manifest.segments):
-            writer.commit(segments, made_by=made_by())
-    bundle.refresh()
-    pending.scored.clear()
-    pending.since = time.monotonic()
 
 
 def _with_scores(writer: BundleWriter, bundle: Bundle, segment: Segment, rows: Int64, scores: Float16) -> Segment:

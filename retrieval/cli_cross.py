@@ -28,11 +28,12 @@ logger = logging.getLogger(__name__)
     "--documents", type=click.IntRange(min=1), metavar="M", help="Score M documents, by chance.  [default: all]"
 )
 @click.option("--pilot", is_flag=True, help="Say what anchors would bring and cost, and store nothing.")
-@click.option("--fresh", is_flag=True, help="Throw away the anchors that the index has.")
+@click.option("--fresh", is_flag=True, help="Others in the place of the anchors that the index has.")
+@click.option("--drop", is_flag=True, help="Take the anchors and their scores out of the index.")
 @QUIET
 def cross(
     index_path: str, reranker: str | None, anchors: int | None, queries: str | None, input_format: Any,
-    documents: int | None, pilot: bool, fresh: bool, quiet: bool,
+    documents: int | None, pilot: bool, fresh: bool, drop: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Score documents with anchor queries, for query --rerank --method adaptive.
 
@@ -40,10 +41,19 @@ def cross(
     cross-encoder. Scores are committed every few minutes, and searches use what is there; retrieval cross
     INDEX alone goes on, and scores what was added since. Nobody is kept from writing meanwhile.
     """
+    if drop and (reranker or anchors or queries or documents or pilot or fresh):
+        raise click.UsageError("--drop takes the anchors out of the index; leave the other options out")
+    if pilot and quiet:
+        raise click.UsageError("--pilot is there to say something; leave --quiet out")
     say(quiet)
     from .engine import Engine
 
     start = time.perf_counter()
+    if drop:
+        with Engine.open(index_path) as engine:
+            engine.drop_anchors()
+        logger.info("%s has no anchors now", index_path)
+        return
     with Engine.open(index_path) as engine:
         done = engine.score_anchors(
             reranker,

@@ -28,7 +28,7 @@ from indexes.errors import InputError
 from indexes.writer import BundleWriter
 
 from . import changes
-from .anchoring import Anchoring, anchors_record, score_anchors
+from .anchoring import Anchoring, anchors_record, drop_anchors, score_anchors
 from .changes import Changes, check_ids
 from .corpora import Fields, Format
 from .cross.calls import Scorer
@@ -354,9 +354,9 @@ class Engine:
         documents : int, optional
             Score so many, by chance; all by default. It costs anchors x documents calls.
         pilot_only : bool, default=False
-            Store nothing.
+            Store nothing; the anchors that the index has stay.
         fresh : bool, default=False
-            Throw away the anchors that the index has.
+            Others in the place of the anchors that the index has, if the pilot finds them worth it.
         progress : bool, default=False
 
         Raises
@@ -377,9 +377,23 @@ class Engine:
             rerank = str(known["name"])
         return score_anchors(
             self._bundle, lambda texts: self.encode(texts, "query"), lambda: self.whitening,
-            unremembered(self.scorer(rerank)), anchors=anchors, queries=queries, documents=documents,
+            unremembered(self.scorer(rerank)), self._writing, anchors=anchors, queries=queries, documents=documents,
             pilot_only=pilot_only, fresh=fresh, progress=progress,
         )  # fmt: skip
+
+    def drop_anchors(self) -> None:
+        """Take the anchor queries and their scores out of the index, in one commit; nothing else changes.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> engine = Engine.build([("a", "red"), ("b", "blue")], pathlib.Path(tempfile.mkdtemp()) / "i", model="hash:8")
+        >>> engine.drop_anchors()
+        >>> engine.info()["anchors"] is None
+        True
+        """
+        with self._writing:
+            drop_anchors(self._bundle)
 
     def scorer(self, rerank: str | Scorer) -> Scorer:
         """A named cross-encoder, loaded once and its scores kept beside the index; a scorer as it is."""

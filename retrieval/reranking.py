@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -97,14 +99,21 @@ class _Changed(Exception):
     """The index was changed while a model ran."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _State:
-    """One state of an index: what is searched, and the columns that scores are predicted from."""
+    """One state of an index: what is searched, and the columns that scores are predicted from, made when needed."""
 
-    generation: int
-    anchored: bool
-    vectors: StoredVectors
-    basis: Columns | None
+    def __init__(self, generation: int, vectors: StoredVectors, make: Callable[[], Columns | None]) -> None:
+        self.generation, self.vectors = generation, vectors
+        self._make: Callable[[], Columns | None] | None = make
+        self._columns: Columns | None = None
+        self._making = Lock()
+
+    def columns(self) -> Columns | None:
+        """None where there is no document."""
+        with self._making:
+            if self._make is not None:
+                self._columns, self._make = self._make(), None
+            return self._columns
 
 
 class Reranker:
@@ -119,7 +128,8 @@ class Reranker:
 
     def __init__(self, bundle: Bundle, whitening: Callable[[], Whitening | None]) -> None:
         self._bundle, self._whitening = bundle, whitening
-        self._held: _State | None = None
+        self._held: dict[bool, _State] = {}  # of one generation, with anchors and without
+        self._warned: set[str] = set()
         self._scorer: tuple[str, Scorer] | None = None
 
     def scorer(self, rerank: str | Scorer) -> Scorer:
@@ -191,12 +201,13 @@ class Reranker:
             return bundle.read(of_this_state)
 
         state, vectors, allowed = bundle.read(prepared)
-        if state.basis is None or (allowed is not None and not allowed.any()):
+        columns = state.columns()
+        if columns is None or (allowed is not None and not allowed.any()):
             return [Reranked(hits=[], calls=0, rounds=0, fallbacks=0) for _ in queries]
         # subtle: scores that are remembered take no time, which would be taken for the model's pace
         scorer = how.scorer if how.milliseconds is None else unremembered(how.scorer)
         search = CrossEncoderSearch(
-            state.basis, scorer, texts=lambda positions: [one.text for one in documents(positions)],
+            columns, scorer, texts=lambda positions: [one.text for one in documents(positions)],
             method=how.method, budget=how.budget,
         )  # fmt: skip
         traces = search.trace(queries, vectors, allowed=allowed, milliseconds=how.milliseconds)
@@ -210,36 +221,62 @@ class Reranker:
 
     def _state(self, how: Reranking) -> _State:
         """The state that is loaded; within `Bundle.read`."""
-        bundle, manifest, held = self._bundle, self._bundle.manifest, self._held
-        anchored = _uses_anchors(manifest, how)
-        if held is not None and (held.generation, held.anchored) == (manifest.generation, anchored):
-            return held
-        vectors = searched(bundle.loaded, manifest.dim)
-        basis: Columns | None = None
-        if anchored:
-            scores, path = bundle.anchor_scores(), bundle.anchors_path
-            assert scores is not None and path is not None
-            anchors = Anchors.load(path)
-            if is_scored(scores).any():  # those that were may all be deleted
-                basis = Basis(vectors, completed(scores, vectors), whiten(anchors.vectors, self._whitening()))
-        if basis is None and len(vectors):
-            basis = IndexBasis(bundle.loaded, vectors)
-        self._held = _State(generation=manifest.generation, anchored=anchored, vectors=vectors, basis=basis)
-        return self._held
+        bundle, manifest = self._bundle, self._bundle.manifest
+        anchored = self._uses_anchors(manifest, how)
+        self._held = {key: held for key, held in self._held.items() if held.generation == manifest.generation}
+        if anchored in self._held:
+            return self._held[anchored]
+        vectors, segments = searched(bundle.loaded, manifest.dim), tuple(bundle.loaded)
+        scores, path = (bundle.anchor_scores(), bundle.anchors_path) if anchored else (None, None)
+        of_anchors = None if path is None else whiten(Anchors.load(path).vectors, self._whitening())
+
+        def make() -> Columns | None:
+            if not len(vectors):
+                return None
+            if scores is None or not is_scored(scores).any():  # those that were scored may all be deleted
+                return IndexBasis(segments, vectors)
+            return Basis(vectors, completed(scores, vectors), of_anchors)
+
+        return self._held.setdefault(anchored, _State(manifest.generation, vectors, make))
+
+    def _uses_anchors(self, manifest: Manifest, how: Reranking) -> bool:
+        """Whether the index's anchors say something of this scorer's scores."""
+        if how.method == "plain" or manifest.anchors is None:
+            return False
+        try:
+            check_scorer(manifest.anchors, how.scorer)
+        except FingerprintError as error:
+            if how.method == "anchors":
+                raise
+            if str(error) not in self._warned:
+                logger.warning("the index's anchors are not used: %s", error)
+            self._warned.add(str(error))
+            return False
+        return True
 
 
-def _uses_anchors(manifest: Manifest, how: Reranking) -> bool:
-    """Whether the index's anchors say something of this scorer's scores."""
-    if how.method == "plain" or manifest.anchors is None:
-        return False
+def scorer_record(scorer: Scorer) -> dict[str, Any]:
+    """What is stored of the scorer whose scores an index keeps.
+
+    Raises
+    ------
+    InputError
+        If its fingerprint is missing, or is nothing that JSON gives back as it was.
+    """
+    given: Any = getattr(scorer, "fingerprint", None)
     try:
-        check_scorer(manifest.anchors, how.scorer)
-    except FingerprintError as error:
-        if how.method == "anchors":
-            raise
-        logger.warning("the index's anchors are not used: %s", error)
-        return False
-    return True
+        decides = dict(given or {})
+        lasts = json.loads(json.dumps(decides, allow_nan=False)) == decides
+    except (TypeError, ValueError):
+        lasts = False
+    if not given or not lasts:
+        raise InputError(
+            f"the scorer's fingerprint is {given!r:.100}, by which its scores cannot be told from another's; name a "
+            "cross-encoder, or give the scorer an attribute `fingerprint`: a mapping, that JSON can hold, of all that "
+            "decides its scores"
+        )
+    name, source = getattr(scorer, "name", type(scorer).__name__), getattr(scorer, "source", "")
+    return {"name": name, "source": source, "fingerprint": decides}
 
 
 def check_scorer(anchors: Mapping[str, Any], scorer: Scorer) -> None:
@@ -248,10 +285,16 @@ def check_scorer(anchors: Mapping[str, Any], scorer: Scorer) -> None:
     Raises
     ------
     FingerprintError
-        Which parts differ, naming both.
+        Which parts differ, naming both; or that the scorer has no fingerprint.
     """
+    given, name = getattr(scorer, "fingerprint", None), getattr(scorer, "name", type(scorer).__name__)
+    if not given:
+        raise FingerprintError(
+            f"the anchors were scored by {anchors['name']}, and {name} has no fingerprint that would show it to be the "
+            "same; give it an attribute `fingerprint`"
+        )
     compare(
-        anchors["fingerprint"], getattr(scorer, "fingerprint", {}), getattr(scorer, "name", type(scorer).__name__),
+        dict.fromkeys(given) | dict(anchors["fingerprint"]), given, name,
         what=f"the anchors were scored by a cross-encoder ({anchors['name']})",
         remedy="name that one, or score them anew (retrieval cross INDEX --fresh)",
     )  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +99,10 @@ def test_every_document_is_scored_once_and_only_what_is_new_later(engine: Engine
     scorer = Hidden()
     done = engine.score_anchors(scorer, anchors=8)
     pilot = done.pilot
-    assert pilot is not None and pilot.queries * pilot.documents + 8 * 300 == scorer.calls == done.calls
+    assert (
+        pilot is not None
+        and pilot.queries * pilot.documents + 8 * (300 - pilot.documents) == scorer.calls == done.calls
+    )
     assert (done.anchors, done.scored, done.documents) == (8, 300, 300) and len(right(engine)) == 300
     assert engine.score_anchors(scorer).calls == 0
     engine.add(corpus(["a new text", "another one"], 300))
@@ -192,6 +197,51 @@ def test_an_interruption_keeps_what_was_scored(engine: Engine, monkeypatch: pyte
     assert rest.calls == 4 * (300 - done) and len(right(engine)) == 300
 
 
+def test_a_text_that_cannot_be_scored_costs_nothing_that_was(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anchoring, "PAIRS", 40)
+    engine.score_anchors(Hidden(), anchors=4, documents=1)
+
+    class Choosy(Hidden):
+        def __call__(self, query: str, some: Sequence[str]) -> list[float]:
+            scores = super().__call__(query, some)
+            return [float("nan"), *scores[1:]] if self.calls > 100 else scores
+
+    with pytest.raises(InputError, match="not finite for 'w"):
+        engine.score_anchors(Choosy())
+    assert len(right(engine)) == 1 + 20
+
+
+def test_scores_that_another_writer_costs_are_told(
+    engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.score_anchors(Hidden(), anchors=4, documents=1)
+    with closing(Bundle(tmp_path / "i")) as bundle, ExitStack() as others:
+
+        def stop(calls: int) -> None:
+            if calls >= 256:
+                others.enter_context(BundleWriter(tmp_path / "i", bundle))
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            engine.score_anchors(Hidden(stop))
+    assert "the last scores are lost, another process is writing" in caplog.text and len(right(engine)) == 1
+
+
+def test_threads_of_one_engine_take_turns(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents come and go while the same engine scores and commits all the time: nobody is refused."""
+    monkeypatch.setattr(anchoring, "PAIRS", 8)
+    monkeypatch.setattr(anchoring, "COMMIT_EVERY", 0.0)
+    engine.score_anchors(Hidden(), anchors=4, documents=1)
+    with ThreadPoolExecutor() as pool:
+        scoring = pool.submit(engine.score_anchors, Hidden())
+        for i in range(15):
+            engine.add([f"came meanwhile, as number {i}"])
+            engine.delete([f"{i:04}"])
+        scoring.result()
+    engine.score_anchors(Hidden())
+    assert len(right(engine)) == len(engine) == 300
+
+
 def test_scores_are_committed_on_the_way_while_others_write(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,7 +313,12 @@ def test_what_cannot_be_is_said_and_changes_nothing(engine: Engine, tmp_path: Pa
 
     refused("anchors=0; expected a whole number", anchors=0)
     refused("documents=True; expected a whole number", documents=True)
-    refused("no fingerprint.*give the scorer an attribute", scorer=lambda query, some: [0.0] * len(some))
+    refused("fingerprint is None.*give the scorer an attribute", scorer=lambda query, some: [0.0] * len(some))
+    for fingerprint in ({"weights": b"0a"}, {"limits": (1, 2)}, {1: 2}, {"weights": float("nan")}, "0a"):
+        odd = Hidden()
+        odd.fingerprint = fingerprint
+        refused("fingerprint is .*that JSON can hold", scorer=odd)
+    refused("queries are 'a log.txt'; expected a sequence", queries="a log.txt")
     refused("1 different queries to choose anchors from; expected 2", queries=["a", "a"])
     refused("3 different queries for 5 anchors", anchors=5, queries=["a", "b", "c", "c"])
     huge = Hidden()
@@ -272,11 +327,12 @@ def test_what_cannot_be_is_said_and_changes_nothing(engine: Engine, tmp_path: Pa
         engine.score_anchors(huge, anchors=2, queries=["a", "b"])
     engine.score_anchors(Hidden(), anchors=4, documents=2, fresh=True)
     refused("4 anchor queries already; leave out the choice", anchors=5)
-    refused("4 anchor queries already; leave out the choice", pilot_only=True)
     refused("4 anchor queries already; leave out the choice", queries=["a"])
     other = Hidden()
     other.fingerprint = {"weights": "0a", "max_length": 128}
     refused("max_length differ.*512 in the index, 128 now.*--fresh", scorer=other, kind=FingerprintError)
+    other.fingerprint = Hidden.fingerprint | {"prompt": "which of these answers?"}
+    refused("prompt differ.*None in the index", scorer=other, kind=FingerprintError)
     with Engine.build(["a text"], tmp_path / "e", model="hash:8") as empty:
         empty.delete([hit.doc_id for hit in empty.search("a")])
         with pytest.raises(InputError, match="holds no document"):
@@ -287,6 +343,29 @@ def test_a_pilot_alone_stores_nothing(engine: Engine) -> None:
     done = engine.score_anchors(Hidden(), pilot_only=True)
     assert done.pilot is not None and done.anchors == 0 and engine.info()["anchors"] is None
     assert engine.info()["generation"] == 1
+    engine.score_anchors(Hidden(), anchors=3, documents=50)
+    done = engine.score_anchors(Hidden(), pilot_only=True)  # would others be better?
+    assert done.pilot is not None and (done.anchors, done.scored) == (3, 50) and engine.info()["generation"] == 3
+
+
+def test_what_the_pilot_scored_is_not_scored_again(engine: Engine) -> None:
+    scorer = Hidden()
+    pilot = engine.score_anchors(scorer, anchors=4, documents=200).pilot
+    assert pilot is not None and scorer.calls == pilot.queries * 256 and len(right(engine)) == 200
+
+
+def test_anchors_can_be_dropped(engine: Engine, tmp_path: Path) -> None:
+    engine.score_anchors(Hidden(), anchors=3)
+    hits = engine.search(TEXTS[0], rerank=Hidden(), method="plain")
+    engine.drop_anchors()
+    assert engine.info()["anchors"] is None and not list((tmp_path / "i" / "segments").glob("*.anchors.*"))
+    assert all(check.problem is None for check in engine.verify(deep=True))
+    assert engine.search(TEXTS[0], rerank=Hidden(), method="plain") == hits
+    generation = engine.info()["generation"]
+    engine.drop_anchors()
+    assert engine.info()["generation"] == generation
+    engine.score_anchors(Hidden(), anchors=2, documents=10)
+    assert len(right(engine)) == 10
 
 
 def test_damaged_anchors_are_found(tmp_path: Path, engine: Engine) -> None:
@@ -347,12 +426,12 @@ def test_queries_like_an_anchor_are_expected_to_score_alike(tmp_path: Path) -> N
         for whitening in whitenings:
             engine.rebuild(whitening=whitening)
             engine.search(TEXTS[0], rerank=Hidden(), budget=40, method="adaptive")
-            state = engine._reranker._held
-            assert state is not None and state.basis is not None
+            columns = engine._reranker._held[True].columns()
+            assert columns is not None
             scores = np.array([stored(engine)[f"{i:04}"] for i in range(len(TEXTS))])
             expected = Basis(engine.embed(TEXTS), scores, engine.embed(queries_of(engine), "query"))
             (vector,) = engine.embed(["fox whale"], "query")
-            assert np.allclose(state.basis.directions(vector), expected.directions(vector), atol=1e-4)
+            assert np.allclose(columns.directions(vector), expected.directions(vector), atol=1e-4)
             found.append(expected.directions(vector)[:, 1])
         assert not np.allclose(*found, atol=0.01)
         assert engine.search(TEXTS[0], **how)[0].scores["round"] >= 1
@@ -363,13 +442,14 @@ def test_what_predicts_scores_is_made_once_for_each_state(engine: Engine) -> Non
 
     def state(method: Any) -> Any:
         engine.search(TEXTS[0], rerank=Hidden(), budget=10, method=method)
-        return engine._reranker._held
+        return {anchored: (held.generation, held.columns()) for anchored, held in engine._reranker._held.items()}
 
-    anchored = state("adaptive")
-    assert anchored.anchored and state("adaptive") is anchored
-    assert not state("plain").anchored and state("adaptive").anchored
+    first = state("adaptive")
+    assert set(first) == {True} and state("adaptive")[True][1] is first[True][1]
+    both = state("plain")
+    assert set(both) == {False, True} and both[True][1] is first[True][1] is state("adaptive")[True][1]
     engine.delete(["0003"])
-    assert state("adaptive").generation == anchored.generation + 1
+    assert [generation for generation, _ in state("adaptive").values()] == [first[True][0] + 1]
 
 
 def test_anchors_of_another_cross_encoder_are_not_used(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
@@ -382,6 +462,11 @@ def test_anchors_of_another_cross_encoder_are_not_used(engine: Engine, caplog: p
     assert (
         "anchors are not used: the anchors were scored by a cross-encoder (hidden) whose weights differ" in caplog.text
     )
+    assert caplog.text.count("anchors are not used") == 1  # of five queries, said once
+    engine.search(TEXTS[:40], 5, method="adaptive", **how)
+    assert caplog.text.count("anchors are not used") == 1
+    engine.search(TEXTS[0], 5, method="adaptive", budget=40, rerank=lambda query, some: [len(text) for text in some])
+    assert "has no fingerprint that would show it to be the same" in caplog.text
     with pytest.raises(
         FingerprintError, match="weights differ from those of 'hidden'.*name that one, or score them anew"
     ):
@@ -486,7 +571,9 @@ def test_the_command_line(tmp_path: Path, model: Path) -> None:
     run("build", "-", "-o", index, "-m", "hash:32", "--no-whitening", stdin="\n".join(TEXTS[:80]))
     assert "has no anchors yet; name a cross-encoder to score them (--model)" in run("cross", index, check=1).stderr
     said = run("cross", index, "--model", model, "--pilot").stderr
-    assert "pilot: 80 queries with 80 documents; of the first 10" in said and "0 of 80 documents scored" in said
+    assert "pilot: 80 queries with 80 documents, 6,400 calls\nof the first 10" in said
+    assert "0 of 80 documents scored" in said
+    assert "leave --quiet out" in run("cross", index, "--model", model, "--pilot", "-q", check=2).stderr
     said = run("cross", index, "--model", model, "--anchors", 6, "--queries", log, "--documents", 50).stderr
     assert "6 anchors, 50 of 80 documents scored" in said
     said = run("cross", index).stderr
@@ -496,3 +583,6 @@ def test_the_command_line(tmp_path: Path, model: Path) -> None:
     out = run("query", index, TEXTS[3], "--rerank", model, "--budget", 20, "--method", "adaptive", "--format", "jsonl")
     (answer,) = map(json.loads, out.stdout.splitlines())
     assert answer["stats"]["cross_encoder_calls"] == 20 and len(answer["hits"]) == 10
+    assert "leave the other options out" in run("cross", index, "--drop", "--pilot", check=2).stderr
+    assert "has no anchors now" in run("cross", index, "--drop").stderr
+    assert json.loads(run("info", index, "--format", "json").stdout)["anchors"] is None
