@@ -14,7 +14,7 @@ from indexes.errors import InputError
 
 from .cross.anchors import Anchors
 from .cross.calls import Scorer, check_saturation, score_pairs
-from .cross.pilot import Pilot, try_anchors
+from .cross.pilot import Pilot, calls_in, try_anchors
 from .making import whiten
 from .moments import Float32
 from .progress import progress_bar
@@ -55,7 +55,7 @@ class Trial:
         bundle, chance = self._bundle, np.random.default_rng(0)
         most = anchors or max(SIZES)
 
-        def sampled() -> tuple[Int64, list[str], Float32, list[str], Whitening | None]:
+        def sampled() -> tuple[int, Int64, list[str], Float32, list[str], Whitening | None]:
             vectors = bundle.searched_vectors()
             rows = chance.permutation(len(vectors))
             some = np.sort(rows[:DOCUMENTS])
@@ -64,9 +64,9 @@ class Trial:
             own = queries is None
             asked = bundle.texts(vectors.rows[rows[-wanted:]].tolist()) if own else []
             given = np.asarray(vectors[some], np.float32)
-            return scored, bundle.texts(scored.tolist()), given, asked, self._whitening()
+            return len(rows), scored, bundle.texts(scored.tolist()), given, asked, self._whitening()
 
-        self._rows, texts, vectors, own, whitening = bundle.read(sampled)
+        documents, self._rows, texts, vectors, own, whitening = bundle.read(sampled)
         candidates = list(dict.fromkeys(own if queries is None else queries))
         if queries is not None and anchors is not None and len(candidates) < anchors:
             raise InputError(f"{len(candidates)} different queries for {anchors} anchors; give more, or fewer anchors")
@@ -89,7 +89,8 @@ class Trial:
         able = len(candidates) - held_out
         sizes = [size for size in sorted({*SIZES, most}) if size <= min(able, most)] or [min(able, most)]
         count = min(most, len(candidates))
-        pilot = try_anchors(scores, vectors, query_vectors, held_out, sizes, count)
+        budget = calls_in(len(texts), documents)
+        pilot = try_anchors(scores, vectors, query_vectors, held_out, sizes, count, budget)
         return (count if anchors is not None else pilot.best), pilot
 
     def anchors(self, order: Sequence[int]) -> Anchors:

@@ -348,6 +348,12 @@ def test_a_pilot_alone_stores_nothing(engine: Engine) -> None:
     assert done.pilot is not None and (done.anchors, done.scored) == (3, 50) and engine.info()["generation"] == 3
 
 
+def test_a_pilot_has_the_share_of_calls_that_a_search_has(tmp_path: Path) -> None:
+    with Engine.build(texts(1500), tmp_path / "i", model="hash:8", whitening=None) as engine:
+        pilot = engine.score_anchors(Hidden(), pilot_only=True).pilot
+    assert pilot is not None and pilot.budget == 17  # of 256 documents, as 100 are of 1,500
+
+
 def test_what_the_pilot_scored_is_not_scored_again(engine: Engine) -> None:
     scorer = Hidden()
     pilot = engine.score_anchors(scorer, anchors=4, documents=200).pilot
@@ -522,7 +528,7 @@ def test_a_pilot_finds_how_many_anchors_there_must_be(rank: int) -> None:
     chance = np.random.default_rng(rank)
     scores = chance.normal(size=(60, rank)) @ chance.normal(size=(rank, 200))
     vectors, query_vectors = chance.normal(size=(200, 6)), chance.normal(size=(60, 6))
-    pilot = try_anchors(scores, vectors, query_vectors, 20, [1, rank, 20], 40)
+    pilot = try_anchors(scores, vectors, query_vectors, 20, [1, rank, 20], 40, 32)
     assert [outlook.anchors for outlook in pilot.outlooks] == [0, 1, rank, 20]
     assert pilot.outlooks[2].found > 99 and pilot.best == rank
     values = np.linalg.svd(scores - scores.mean(axis=1, keepdims=True), compute_uv=False) ** 2
@@ -535,7 +541,7 @@ def test_a_pilot_finds_how_many_anchors_there_must_be(rank: int) -> None:
 def test_a_pilot_takes_no_anchors_where_the_vectors_tell_all() -> None:
     chance = np.random.default_rng(0)
     vectors, query_vectors = chance.normal(size=(200, 6)), chance.normal(size=(60, 6))
-    pilot = try_anchors(query_vectors @ vectors.T, vectors, query_vectors, 20, [5, 10], 10)
+    pilot = try_anchors(query_vectors @ vectors.T, vectors, query_vectors, 20, [5, 10], 10, 25)
     assert pilot.best == 0 and pilot.plain == pilot.outlooks[0].found == 100
 
 

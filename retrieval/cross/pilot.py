@@ -22,8 +22,9 @@ Float = NDArray[np.floating[Any]]
 FIRST = 10
 """How many of the documents that are ranked first a search is to find."""
 
-SHARE = 8
-"""A search may ask about one document in so many of the sample."""
+CALLS, SHARE, FEWEST = 100, 8, 16
+"""A search that makes so many calls of all documents may ask about as large a share of the sample, but about no more
+than one document in `SHARE`, and no fewer than `FEWEST`."""
 
 WITHIN = 2.0
 """Points of recall that the smallest number of anchors may be below the best number."""
@@ -81,8 +82,19 @@ class Pilot:
         return next(outlook.anchors for outlook in self.outlooks if outlook.found >= most - WITHIN)
 
 
+def calls_in(sample: int, documents: int) -> int:
+    """How many calls a search in a sample has, that stands for one in all documents.
+
+    Examples
+    --------
+    >>> calls_in(256, 300), calls_in(256, 1_000), calls_in(256, 1_000_000)
+    (32, 25, 16)
+    """
+    return max(FEWEST, min(sample // SHARE, CALLS * sample // documents))
+
+
 def try_anchors(
-    scores: Float, vectors: Float, query_vectors: Float, held_out: int, sizes: Sequence[int], ordered: int
+    scores: Float, vectors: Float, query_vectors: Float, held_out: int, sizes: Sequence[int], ordered: int, budget: int
 ) -> Pilot:
     """See what different numbers of anchor queries bring.
 
@@ -99,10 +111,11 @@ def try_anchors(
         Numbers of anchors.
     ordered : int
         How many of all candidates are put in order.
+    budget : int
+        Calls for each query that is searched for.
     """
     among = centred(scores[held_out:])
     order = greedy_rows(among, max(sizes, default=0)) + held_out
-    budget = max(FIRST, scores.shape[1] // SHARE)
 
     def found(count: int, method: Method) -> float:
         chosen = order[:count]
