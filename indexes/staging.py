@@ -38,7 +38,7 @@ from .steps import step
 if TYPE_CHECKING:
     from .catalogue import Database
 
-CHUNK = 1024
+CHUNK = 4096
 """Rows that are encoded, written and made durable together."""
 
 _BATCH = 2000  # documents in one INSERT

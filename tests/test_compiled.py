@@ -267,9 +267,10 @@ def test_a_graph_that_gives_other_vectors_is_not_used(
     caplog.set_level(logging.INFO)
     real = Graph.run
 
-    def wrong(self: Graph, values: Any) -> NDArray[np.float32]:
-        found = real(self, values)
-        found[:, 0] += 3 * np.abs(found).max()
+    def wrong(self: Graph, several: Any) -> list[NDArray[np.float32]]:
+        found = real(self, several)
+        for one in found:
+            one[:, 0] += 3 * np.abs(one).max()
         return found
 
     monkeypatch.setattr(Graph, "run", wrong)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..encoder import TOKEN_BUDGET, Precision, pack
+from ..encoder import Precision, pack
 from .graph import Graph, native_precision
 from .store import Compiled
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
+
+TOKENS, FEWEST = 1024, 128
+"""Most tokens in one batch, padding included, and the fewest that are worth one: larger ones are padded more, and the
+processor's caches hold less of what is computed."""
+
+AT_ONCE = 1024
+"""Texts that are read together, while those before are computed."""
 
 
 class CompiledModel:
@@ -39,13 +46,25 @@ class CompiledModel:
 
         Batches are packed by token length.
         """
-        read = self._tokenizer.encode_batch(list(texts))
-        out: Any = None
-        for batch in pack(np.array([len(one.ids) for one in read]), TOKEN_BUDGET):
-            made = self._graph.run(self._batch([read[i] for i in batch]))
-            out = np.empty((len(read), made.shape[1]), np.float32) if out is None else out
-            out[batch] = made
-        return out, np.array([bool(one.overflowing) for one in read])
+        cut = np.zeros(len(texts), np.bool_)
+        rows: list[NDArray[np.int64]] = []
+
+        def several() -> Iterator[dict[str, NDArray[np.int64]]]:
+            order = np.argsort([-_size(text) for text in texts], kind="stable")
+            for start in range(0, len(order), AT_ONCE):
+                some = order[start : start + AT_ONCE]
+                read = self._tokenizer.encode_batch([texts[i] for i in some])
+                cut[some] = [bool(one.overflowing) for one in read]
+                lengths = np.array([len(one.ids) for one in read])
+                budget = min(TOKENS, max(FEWEST, int(lengths.sum()) // self._graph.streams))
+                for batch in pack(lengths, budget):
+                    rows.append(some[batch])
+                    yield self._batch([read[i] for i in batch])
+
+        made = np.concatenate(self._graph.run(several()))
+        out = np.empty_like(made)
+        out[np.concatenate(rows)] = made
+        return out, cut
 
     def _batch(self, rows: Sequence[Any]) -> dict[str, NDArray[np.int64]]:
         shape = (len(rows), max(2, *(len(row.ids) for row in rows)))
@@ -54,3 +73,8 @@ class CompiledModel:
             length = len(row.ids)
             ids[i, :length], mask[i, :length], types[i, :length] = row.ids, 1, row.type_ids
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def _size(text: str | tuple[str, str]) -> int:
+    """Of a text or both of a pair, in characters."""
+    return len(text) if isinstance(text, str) else sum(map(len, text))
