@@ -8,6 +8,7 @@
     INDEX/segments/000001.whitening.safetensors
     INDEX/segments/000002.anchors.safetensors       queries that a cross-encoder scores the documents with
     INDEX/segments/000003.000000.scores.npy         these scores, where some were made
+    INDEX/segments/000001.graph.onnx, 000001.tokenizer.json     the compiled encoder, in a portable index
     INDEX/staging/                     a build in progress (see `indexes.staging`)
     INDEX/write.lock                   one writer at a time
     INDEX/pairs.sqlite                 scores of a cross-encoder, of no commit (see `indexes.pair_scores`)
@@ -267,6 +268,14 @@ class Bundle:
         """The anchor queries of this index, verified, or None."""
         entry = self._manifest.anchors_file
         return None if entry is None else self._verified(entry)
+
+    @property
+    def compiled(self) -> tuple[Path, Path, Mapping[str, Any]] | None:
+        """Graph, tokenizer and settings of the encoder that lies in this index, verified, or None."""
+        manifest = self._manifest
+        if manifest.graph_file is None or manifest.tokenizer_file is None or manifest.compiled is None:
+            return None
+        return self._verified(manifest.graph_file), self._verified(manifest.tokenizer_file), manifest.compiled
 
     def anchor_scores(
         self, segments: Sequence[Segment] | None = None, dead: Int64 | None = None

@@ -82,6 +82,9 @@ class Manifest:
         count, and name, source and fingerprint of the cross-encoder that scores documents with anchor queries.
     anchors_file : FileEntry or None
         The anchor queries and the encoder's vectors of them.
+    compiled : mapping or None
+        What runs the compiled encoder that lies in the index, beside its two files.
+    graph_file, tokenizer_file : FileEntry or None
     made_by : mapping
         Library versions and time (UTC).
     format_version : int
@@ -100,12 +103,16 @@ class Manifest:
     made_by: Mapping[str, Any]
     anchors: Mapping[str, Any] | None = None
     anchors_file: FileEntry | None = None
+    compiled: Mapping[str, Any] | None = None
+    graph_file: FileEntry | None = None
+    tokenizer_file: FileEntry | None = None
     format_version: int = FORMAT_VERSION
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
         """Every file this commit lists."""
-        own = tuple(file for file in (self.whitening_file, self.anchors_file) if file is not None)
+        files = (self.whitening_file, self.anchors_file, self.graph_file, self.tokenizer_file)
+        own = tuple(file for file in files if file is not None)
         return own + tuple(file for segment in self.segments for file in segment.files)
 
     def _check(self) -> None:
@@ -142,6 +149,10 @@ class Manifest:
                 raise ValueError(f"{self.anchors['count']} anchors")
         if (self.anchors is None) != (self.anchors_file is None):
             raise ValueError("anchors without their file")
+        if self.compiled is not None:
+            _of(self.compiled["fingerprint"], dict)
+        if len({part is None for part in (self.compiled, self.graph_file, self.tokenizer_file)}) > 1:
+            raise ValueError("a part of a compiled encoder")
         if self.anchors is None and any(segment.scores is not None for segment in self.segments):
             raise ValueError("scores without anchors")
 
@@ -179,7 +190,8 @@ class Manifest:
                 Segment(**(segment | {name: _entry(segment[name]) for name in ("vectors", "raw", "rows", "scores")}))
                 for segment in values["segments"]
             )
-            files = {name: _entry(values[name]) for name in ("whitening_file", "anchors_file")}
+            names = ("whitening_file", "anchors_file", "graph_file", "tokenizer_file")
+            files = {name: _entry(values.get(name)) for name in names}
             manifest = cls(**(values | {"segments": segments} | files))
             manifest._check()
             return manifest

@@ -198,16 +198,27 @@ class BundleWriter:
 
     def write_whitening(self, data: bytes) -> FileEntry:
         """Write the file of a new whitening, durably."""
-        return self._written("whitening", data)
+        file = self._written("whitening", data)
+        step("whitening written")
+        return file
 
     def write_anchors(self, data: bytes) -> FileEntry:
         """Write the file of new anchor queries, durably."""
-        return self._written("anchors", data)
+        file = self._written("anchors", data)
+        step("anchors written")
+        return file
 
-    def _written(self, role: str, data: bytes) -> FileEntry:
-        path = self._new_path(f".{role}.safetensors")
+    def write_compiled(self, graph: bytes, tokenizer: bytes, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the files of a compiled encoder, durably; the fields of the manifest that tell of it."""
+        return {
+            "compiled": settings,
+            "graph_file": self._written("graph", graph, ".onnx"),
+            "tokenizer_file": self._written("tokenizer", tokenizer, ".json"),
+        }
+
+    def _written(self, role: str, data: bytes, suffix: str = ".safetensors") -> FileEntry:
+        path = self._new_path(f".{role}{suffix}")
         write_durably(path, data)
-        step(f"{role} written")
         return FileEntry(name=path.name, role=role, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
     def _new_path(self, suffix: str) -> Path:
@@ -237,7 +248,8 @@ class BundleWriter:
             Give the space of what was deleted back to the disk.
         **changed
             Other fields of the manifest that are to differ from the state before: ``dim``, ``model``, ``whitening``,
-            ``whitening_file``, ``index``, all of them for a new index; ``anchors``, ``anchors_file``.
+            ``whitening_file``, ``index``, all of them for a new index; ``anchors``, ``anchors_file``; those of
+            `write_compiled`.
         """
         before = self._before
         staged = self.staging if "staging" in self.__dict__ else None

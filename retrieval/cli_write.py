@@ -84,6 +84,7 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
     type=click.Choice(["float32", "bfloat16"]),
     help="Of the model's arithmetic.  [default: bfloat16 where the processor has it and the model is compiled]",
 )
+@click.option("--portable", is_flag=True, help="Put the compiled model into the index, for machines without it.")
 @_options(*WHITENING_OPTIONS)
 @click.option(
     "--index",
@@ -108,6 +109,7 @@ def build(
     query_prompt: str | None,
     document_prompt: str | None,
     precision: Any,
+    portable: bool,
     factory: str,
     raw: str,
     quiet: bool,
@@ -134,6 +136,7 @@ def build(
         model=DEFAULT_MODEL if model is None else model,
         prompts={role: prompt for role, prompt in prompts.items() if prompt is not None},
         precision=precision,
+        portable=portable,
         whitening="auto" if chosen == "unsaid" else chosen,
         index=factory,
         raw=None if raw == "none" else raw,  # type: ignore[arg-type]

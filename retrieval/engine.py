@@ -30,6 +30,7 @@ from indexes.writer import BundleWriter
 from . import changes
 from .anchoring import Anchoring, anchors_record, drop_anchors, score_anchors
 from .changes import Changes, check_ids
+from .compiled.store import Compiled
 from .corpora import Fields, Format
 from .cross.calls import Scorer
 from .cross.search import Method
@@ -53,7 +54,7 @@ from .making import (
 )
 from .models import DEFAULT_MODEL
 from .moments import Float32
-from .provenance import encoder_of, made_by, model_record, whitening_fields
+from .provenance import compiled_fields, compiled_of, encoder_of, made_by, model_record, whitening_fields
 from .records import DEFAULT_FIELDS
 from .remembered import unremembered
 from .reranking import BUDGET, Reranked, Reranker, Reranking
@@ -97,6 +98,7 @@ class Engine:
         model: Model = DEFAULT_MODEL,
         prompts: Mapping[str, str] | None = None,
         precision: Precision | None = None,
+        portable: bool = False,
         whitening: WhiteningChoice = "auto",
         index: str = "auto",
         raw: Literal["float16", "float32"] | None = "float16",
@@ -124,6 +126,8 @@ class Engine:
         precision : {"float32", "bfloat16"}, optional
             Of the model's arithmetic; by default bfloat16, the quicker one, where the model is compiled
             (`retrieval.compiled`) and the processor computes in it (docs/speed.md says what that costs).
+        portable : bool, default=False
+            Put the compiled model into the index, which then answers where neither the model nor torch is.
         whitening : Whitening, int, "auto" or None, default="auto"
             An unfitted `Whitening` is fitted on the corpus, a fitted one is used as it is. A number keeps so many
             columns, and all else is chosen by how well halves of the corpus's own texts find each other
@@ -167,6 +171,8 @@ class Engine:
                 staging, corpus, format=format, fields=fields, on_error=on_error, rejects=rejects, progress=progress
             )
             encoder = load_encoder(found, prompts=prompts, precision=precision)
+            if portable:
+                compiled_of(encoder)
             n, d = staging.count, encoder.dim
             whitening = auto_dim(n, d) if whitening == "auto" else whitening
             dim = dim_after(whitening, d)
@@ -186,6 +192,7 @@ class Engine:
                 raw=raw,
                 made_by=made_by(),
                 **whitening_fields(fit, writer.write_whitening, fitted_below=0 if is_fitted(whitening) else n),
+                **(compiled_fields(encoder, writer.write_compiled) if portable else {}),
             )
         try:
             return cls(Bundle(folder), encoder)
@@ -661,7 +668,9 @@ class Engine:
     def encoder(self) -> Encoder:
         """The encoder that made the index, loaded and checked when it is first needed."""
         if self._encoder is None:
-            self._encoder = encoder_of(self._bundle.manifest.model, self._model)
+            found = None if self._model is not None else self._bundle.read(lambda: self._bundle.compiled)
+            carried = None if found is None else Compiled(graph=found[0], tokenizer=found[1], settings=found[2])
+            self._encoder = encoder_of(self._bundle.manifest.model, self._model, carried)
         return self._encoder
 
     def info(self) -> dict[str, Any]:
@@ -692,6 +701,7 @@ class Engine:
             "model_source": manifest.model["source"],
             "model_dim": manifest.model["dim"],
             "precision": manifest.model.get("precision", "float32"),
+            "portable": manifest.compiled is not None,
             "fingerprint": dict(manifest.model["fingerprint"]),
             "whitening": whitening,
             "index": manifest.index["factory"],

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from indexes.errors import InputError
 from indexes.files import FileEntry
 
-from .compiled.encoder import compiled_before
+from .compiled.encoder import CompiledEncoder, compiled_before
+from .compiled.store import Compiled
 from .encoder import Encoder, find_model, load_encoder
 from .models import ModelFiles, compare
 from .whitening import Whitening
@@ -28,8 +30,8 @@ def model_record(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def encoder_of(record: Mapping[str, Any], place: str | Encoder | None) -> Encoder:
-    """The encoder that a record tells of, in its precision: compiled before, or from where it lies.
+def encoder_of(record: Mapping[str, Any], place: str | Encoder | None, carried: Compiled | None = None) -> Encoder:
+    """The encoder that a record tells of, in its precision: carried along, compiled before, or from where it lies.
 
     Parameters
     ----------
@@ -37,6 +39,8 @@ def encoder_of(record: Mapping[str, Any], place: str | Encoder | None) -> Encode
         See `model_record`.
     place : str or Encoder, optional
         Another place of the same model.
+    carried : Compiled, optional
+        What lies in the index.
 
     Raises
     ------
@@ -47,13 +51,43 @@ def encoder_of(record: Mapping[str, Any], place: str | Encoder | None) -> Encode
     """
     how: Any = {"prompts": record["prompts"], "precision": record.get("precision", "float32")}
     if place is None:
-        known = compiled_before(record["fingerprint"], name=record["name"], source=record["source"], **how)
+        known = compiled_before(record["fingerprint"], carried, name=record["name"], source=record["source"], **how)
         if known is not None:
             return known
     found = find_model(record["name"] if place is None else place)
     encoder = load_encoder(found, **how) if isinstance(found, ModelFiles) else found
     compare(record["fingerprint"], encoder.fingerprint, encoder.name)
     return encoder
+
+
+def compiled_fields(
+    encoder: Encoder, write: Callable[[bytes, bytes, Mapping[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """The fields of a manifest that tell of an encoder carried along, once its files are written.
+
+    Raises
+    ------
+    InputError
+        If it is not a compiled one.
+    """
+    compiled = compiled_of(encoder)
+    return write(compiled.graph.read_bytes(), compiled.tokenizer.read_bytes(), compiled.settings)
+
+
+def compiled_of(encoder: Encoder) -> Compiled:
+    """What an index carries of an encoder.
+
+    Raises
+    ------
+    InputError
+        If it is not a compiled one.
+    """
+    if not isinstance(encoder, CompiledEncoder):
+        raise InputError(
+            f"the model {encoder.name!r} is not compiled here, and only a compiled one can go into an index; install "
+            "what compiles it (pip install 'sentence-retrieval[fast]'), or leave portable out"
+        )
+    return encoder.compiled
 
 
 def whitening_fields(

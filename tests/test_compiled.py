@@ -20,7 +20,7 @@ from tiny_models import WORDS, tiny_encoder
 
 pytest.importorskip("openvino")
 
-from indexes.errors import InputError  # noqa: E402
+from indexes.errors import FingerprintError, IndexCorruptError, InputError, ModelError  # noqa: E402
 from retrieval import Engine  # noqa: E402
 from retrieval.compiled import making, store  # noqa: E402
 from retrieval.compiled.encoder import CompiledEncoder, compiled_encoder  # noqa: E402
@@ -30,6 +30,7 @@ from retrieval.encoder import SentenceTransformerEncoder, load_encoder  # noqa: 
 from retrieval.models import locate  # noqa: E402
 from retrieval.reranking import scorer_of  # noqa: E402
 from retrieval.scorer import CrossEncoderScorer  # noqa: E402
+from retrieval.verify import verify  # noqa: E402
 
 RANDOM = np.random.default_rng(0)
 TEXTS = [" ".join(RANDOM.choice(WORDS, size)) for size in (1, 2, 5, 9, 30, 31, 40, 100)] * 5 + ["狐狸", "  the\tdog  "]
@@ -167,6 +168,48 @@ def test_a_query_loads_no_torch(folder: Path, tmp_path: Path) -> None:
     assert done.stdout.split("\n")[0] == "3 []"
 
 
+def test_a_portable_index_needs_no_model_and_no_cache(folder: Path, cache: Path, tmp_path: Path) -> None:
+    model, index = Path(shutil.copytree(folder, tmp_path / "model")), tmp_path / "i"
+    plain = Engine.build(TEXTS[:8], tmp_path / "plain", model=str(model), whitening=None)
+    with Engine.build(TEXTS[:8], index, model=str(model), whitening=None, portable=True) as engine:
+        hits = engine.search(TEXTS[2], 3)
+        assert engine.info()["portable"] and not plain.info()["portable"]
+        assert engine.info()["bytes"] > plain.info()["bytes"] + (folder / "tokenizer.json").stat().st_size
+    shutil.rmtree(model)
+    shutil.rmtree(cache)
+    index = index.rename(tmp_path / "elsewhere")
+    with Engine.open(index) as engine:  # whatever is done to it, the model stays in it
+        assert engine.search(TEXTS[2], 3) == hits == plain.search(TEXTS[2], 3)
+        engine.add(["the dog came later"])
+        engine.delete([hits[0].doc_id])
+        engine.compact()
+        engine.rebuild(whitening=None)
+        assert not [check for check in engine.verify(deep=True) if check.problem]
+    with Engine.open(index) as engine:
+        assert engine.search(TEXTS[2], 1)[0].doc_id == hits[1].doc_id
+    with Engine.open(tmp_path / "plain") as engine, pytest.raises(ModelError, match="was not found"):
+        engine.search(TEXTS[2])
+    plain.close()
+    for name in ("graph.onnx", "tokenizer.json"):
+        (path,) = (index / "segments").glob(f"*.{name}")
+        good = path.read_bytes()
+        path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        with Engine.open(index) as engine, pytest.raises(IndexCorruptError, match=f"{name} is not what was committed"):
+            engine.search("the dog")
+        assert [check.name for check in verify(index, deep=True) if check.problem] == [path.name]
+        path.write_bytes(good)
+
+
+def test_only_a_compiled_model_can_be_carried_along(folder: Path, tmp_path: Path) -> None:
+    for model in ("hash:8", SentenceTransformerEncoder(locate(str(folder)))):
+        with pytest.raises(InputError, match="is not compiled here.*leave portable out"):
+            Engine.build(TEXTS[:8], tmp_path / "i", model=model, portable=True)
+        assert not (tmp_path / "i").exists() or not list((tmp_path / "i").iterdir())
+    Engine.build(TEXTS[:8], tmp_path / "i", model=str(folder), portable=True, whitening=None).close()
+    with Engine.open(tmp_path / "i", model="hash:8") as engine, pytest.raises(FingerprintError):
+        engine.search("the dog")
+
+
 def test_an_index_is_searched_in_the_precision_it_was_made_in(folder: Path, tmp_path: Path) -> None:
     encoder = made(folder, "float32")
     Engine.build(TEXTS[:8], tmp_path / "i", model=encoder, whitening=None).close()
@@ -213,8 +256,8 @@ def test_two_processes_may_compile_at_once(folder: Path, cache: Path) -> None:
     write.first = True  # type: ignore[attr-defined]
     kept = store.keep("encoder", parts, write)
     found = store.find("encoder", parts)
-    assert isinstance(kept, store.Compiled) and isinstance(found, store.Compiled) and kept.folder == found.folder
-    assert [path.name for path in cache.iterdir()] == [found.folder.name]
+    assert isinstance(kept, store.Compiled) and isinstance(found, store.Compiled) and kept == found
+    assert [path.name for path in cache.iterdir()] == [found.graph.parent.name]
     assert store.find("cross-encoder", parts) is None
 
 

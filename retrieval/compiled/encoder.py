@@ -22,7 +22,7 @@ from . import store
 from .graph import is_installed
 from .making import make
 from .model import CompiledModel
-from .store import Compiled
+from .store import PARTS, Compiled, compiled_in
 
 AGREEMENT = 0.9999
 """Cosine of a compiled model's vectors, in float32, to those of the model."""
@@ -64,6 +64,7 @@ class CompiledEncoder:
         self.fingerprint: Mapping[str, Any] = {
             **settings["fingerprint"], "prompts": json.dumps(self.prompts, sort_keys=True),
         }  # fmt: skip
+        self.compiled = compiled
         self._model = CompiledModel(compiled, precision)
         self.precision = self._model.precision
 
@@ -74,10 +75,19 @@ class CompiledEncoder:
 
 
 def compiled_before(
-    fingerprint: Mapping[str, Any], *, name: str, source: str, prompts: Mapping[str, str], precision: Precision
+    fingerprint: Mapping[str, Any],
+    carried: Compiled | None,
+    *,
+    name: str,
+    source: str,
+    prompts: Mapping[str, str],
+    precision: Precision,
 ) -> CompiledEncoder | None:
-    """The encoder of a fingerprint, if it was compiled before: its model need not be here any more."""
-    found = store.find("encoder", fingerprint) if is_installed() else None
+    """The encoder of a fingerprint, if an index carries it or it was compiled before: its model need not be here."""
+    if not is_installed():
+        return None
+    same = carried is not None and all(carried.settings["fingerprint"].get(p) == fingerprint.get(p) for p in PARTS)
+    found = carried if same else store.find("encoder", fingerprint)
     if not isinstance(found, Compiled):
         return None
     return CompiledEncoder(found, name=name, source=source, prompts=prompts, precision=precision)
@@ -114,7 +124,7 @@ def _writer(files: ModelFiles) -> Any:
             "fingerprint": dict(encoder.fingerprint),
             "pad": export_tokenizer(encoder.model.tokenizer, encoder.max_tokens, folder / "tokenizer.json"),
         }
-        compiled = Compiled(folder=folder, settings=settings)
+        compiled = compiled_in(folder, settings)
         ours = CompiledEncoder(compiled, name="", source="", precision="float32").encode(TRIED)
         theirs = encoder.encode(TRIED)
         cosines = np.einsum("nd,nd->n", _unit(ours.vectors), _unit(theirs.vectors))

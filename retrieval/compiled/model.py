@@ -38,8 +38,8 @@ class CompiledModel:
         native = native_precision()
         self.precision: Precision = precision if precision is not None and native == "bfloat16" else native
         self._pad = int(compiled.settings["pad"])
-        self._tokenizer = Tokenizer.from_file(str(compiled.folder / "tokenizer.json"))
-        self._graph = Graph(compiled.folder / "graph.onnx", self.precision)
+        self._tokenizer = Tokenizer.from_file(str(compiled.tokenizer))
+        self._graph = Graph(compiled.graph, self.precision)
 
     def run(self, texts: Texts) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """What the graph makes of n texts or pairs, of shape (n, width), and which were longer than it reads, (n,).

@@ -19,7 +19,7 @@ from ..models import ModelFiles, fingerprint, is_cross_encoder, locate
 from ..scorer import CrossEncoderScorer, PairScorer, scorer_fingerprint
 from .making import TRIED, make
 from .model import CompiledModel
-from .store import Compiled
+from .store import Compiled, compiled_in
 
 AGREEMENT = 1e-3
 """Largest difference of a compiled model's scores, in float32, to those of the model."""
@@ -94,7 +94,7 @@ def _writer(files: ModelFiles) -> Any:
             "fingerprint": dict(scorer.fingerprint),
             "pad": export_tokenizer(scorer.model.tokenizer, scorer.max_length, folder / "tokenizer.json"),
         }
-        compiled = Compiled(folder=folder, settings=settings)
+        compiled = compiled_in(folder, settings)
         pairs = (TRIED, TRIED[1:] + TRIED[:1])
         ours = CompiledScorer(compiled, name="", source="", precision="float32").scores(*pairs)
         furthest = float(np.abs(ours - scorer.scores(*pairs)).max())

@@ -38,13 +38,20 @@ class Compiled:
 
     Parameters
     ----------
-    folder : Path
+    graph, tokenizer : Path
     settings : mapping
         fingerprint, max_tokens, pad, and what else its kind needs.
     """
 
-    folder: Path
+    graph: Path
+    tokenizer: Path
     settings: Mapping[str, Any]
+
+
+def compiled_in(folder: Path, settings: Mapping[str, Any]) -> Compiled:
+    """The compiled model whose `FILES` are in a folder."""
+    graph, tokenizer = (folder / name for name in FILES)
+    return Compiled(graph=graph, tokenizer=tokenizer, settings=settings)
 
 
 def cache_folder() -> Path:
@@ -75,7 +82,7 @@ def find(kind: str, fingerprint: Mapping[str, Any]) -> Compiled | str | None:
             if "refused" in settings:
                 return str(settings["refused"])
             if all(sha256_of(folder / name) == files[name] for name in FILES):
-                return Compiled(folder=folder, settings=settings)
+                return compiled_in(folder, settings)
     except (FileNotFoundError, NotADirectoryError):
         if not folder.exists():
             return None
@@ -123,7 +130,7 @@ def keep(kind: str, fingerprint: Mapping[str, Any], write: Callable[[Path], Mapp
                 raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return str(settings["refused"]) if "refused" in settings else Compiled(folder=place, settings=settings)
+    return str(settings["refused"]) if "refused" in settings else compiled_in(place, settings)
 
 
 def _sum_of(*values: Any) -> str:
