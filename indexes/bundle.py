@@ -35,10 +35,14 @@ from .errors import RESTORE, IndexCorruptError, IndexError_, InputError
 from .files import FileEntry, map_array
 from .loaded import LoadedSegment, nearest, searched
 from .manifest import Manifest, Segment
+from .rescoring import Rescoring, Unit, depth_of
 from .stored import StoredVectors, unscored
 from .vectors import check_unit
 
 T = TypeVar("T")
+
+COARSE = 4
+"""Times as many rows are scored by their raw vectors where the structures hold fewer than 8 bits a number."""
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
@@ -72,6 +76,7 @@ class Bundle:
         self.folder = folder = folder.absolute()  # the process may go elsewhere
         self._catalogue = Catalogue(folder)
         self._loaded: list[LoadedSegment] = []
+        self._rescoring = Rescoring(folder / "segments")
         self._good: set[FileEntry] = set()  # raw vectors, which are verified when they are first used
         self._generation = -1
         try:
@@ -327,7 +332,13 @@ class Bundle:
         return loaded.live(dead)[1]
 
     def search(
-        self, vectors: Float32, k: int, *, filter: str | Mapping[str, Any] | None = None, exact: bool = False
+        self,
+        vectors: Float32,
+        k: int,
+        *,
+        filter: str | Mapping[str, Any] | None = None,
+        exact: bool = False,
+        unit: Unit | None = None,
     ) -> list[list[Found]]:
         """The k live documents nearest to each vector.
 
@@ -341,6 +352,9 @@ class Bundle:
             See `indexes.filters`.
         exact : bool, default=False
             Look at every row, whatever the structure.
+        unit : callable, optional
+            Makes the rows that are searched from raw ones: what the structures find is then scored by the raw vectors
+            themselves, where there are some and the structures hold codes of them.
 
         Returns
         -------
@@ -352,17 +366,20 @@ class Bundle:
         ------
         InputError
             If k < 1, or a filter or vector cannot be used.
+        IndexCorruptError
+            If raw vectors are not what was committed.
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise InputError(f"k={k!r}; expected the number of hits, 1 or more")
-        return self.read(lambda: self._search(vectors, int(k), filter, exact))
+        return self.read(lambda: self._search(vectors, int(k), filter, exact, unit))
 
     def _search(
-        self, vectors: Float32, k: int, filter: str | Mapping[str, Any] | None, exact: bool
+        self, vectors: Float32, k: int, filter: str | Mapping[str, Any] | None, exact: bool, unit: Unit | None
     ) -> list[list[Found]]:
         check_unit(vectors, self._manifest.dim)
         wanted = None if filter is None else self._catalogue.rows_matching(filter)
-        scores, rows = nearest(self._loaded, vectors, k + 8, wanted, exact)
+        coded, depth = depth_of(self._loaded, k)
+        scores, rows = nearest(self._loaded, vectors, depth, wanted, exact)
         open_ended = np.arange(len(vectors))
         while len(open_ended := open_ended[_tied_at_end(scores[open_ended], rows[open_ended], k)]):
             depth = min(2 * rows.shape[1], self._manifest.next_row)
@@ -372,6 +389,9 @@ class Bundle:
             grown = ((0, 0), (0, deeper_rows.shape[1] - rows.shape[1]))
             scores, rows = np.pad(scores, grown, constant_values=-np.inf), np.pad(rows, grown, constant_values=-1)
             scores[open_ended], rows[open_ended] = deeper_scores, deeper_rows
+        if coded and unit is not None and self._manifest.raw is not None:
+            shape = self._manifest.model["dim"], self._manifest.raw
+            scores, rows = self._rescoring.rescored(self._loaded, shape, vectors, scores, rows, unit)
         documents = self._catalogue.documents(np.unique(rows[rows >= 0]).tolist())
         return [
             sorted(
@@ -403,6 +423,7 @@ class Bundle:
                 f"not deleted; {RESTORE}"
             )
         self._loaded, self._manifest, self._generation = now, manifest, manifest.generation
+        self._rescoring.keep(now)
 
 
 def _tied_at_end(scores: NDArray[np.floating[Any]], rows: Int64, k: int) -> NDArray[np.bool_]:

@@ -123,7 +123,7 @@ class LoadedSegment:
 
 def nearest(
     segments: Sequence[LoadedSegment], vectors: Float32, depth: int, wanted: Int64 | None = None, exact: bool = False
-) -> tuple[Float32, Int64]:
+) -> tuple[NDArray[np.float64], Int64]:
     """Rounded scores and rows over all segments, best first.
 
     Parameters

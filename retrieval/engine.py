@@ -307,7 +307,9 @@ class Engine:
             raise InputError(f"budget={budget!r}, method={method!r} without rerank; name a cross-encoder to be asked")
         if not isinstance(query_or_queries, np.ndarray):
             return self.search_encoded(self.encode(query_or_queries, "query"), k, filter=filter, exact=exact)
-        found = self._bundle.search(query_or_queries, k, filter=filter, exact=exact)
+        found = self._bundle.read(
+            lambda: self._bundle.search(query_or_queries, k, filter=filter, exact=exact, unit=self._unit)
+        )
         return [hits_of(of_query) for of_query in found]
 
     def search_encoded(
@@ -315,9 +317,12 @@ class Engine:
     ) -> list[list[Hit]]:
         """`search` for queries that `encode` made vectors of, (q, model_dim): whitened and found in one state."""
         found = self._bundle.read(
-            lambda: self._bundle.search(whiten(raw, self.whitening), k, filter=filter, exact=exact)
+            lambda: self._bundle.search(whiten(raw, self.whitening), k, filter=filter, exact=exact, unit=self._unit)
         )
         return [hits_of(of_query) for of_query in found]
+
+    def _unit(self, raw: NDArray[np.floating[Any]]) -> Float32:
+        return whiten(raw, self.whitening)
 
     def reranked(
         self,

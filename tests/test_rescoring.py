@@ -1,0 +1,149 @@
+"""What codes have found is scored by the raw vectors: exact scores, whatever the structure, and damage is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from test_engine import texts
+
+from indexes.errors import IndexCorruptError
+from retrieval import Document, Engine, Whitening
+
+TEXTS, QUERIES = texts(3000), texts(40, seed=9)
+WHITENING = Whitening(24, beta=0.5, gamma=0.25)
+
+
+def exact(engine: Engine, ids: set[str] | None = None) -> list[list[tuple[str, float]]]:
+    """The best ten of each query by numpy, from the raw vectors that are kept."""
+    stored, raw = engine.raw_documents()
+    whitening = engine.whitening
+    rows = raw / np.linalg.norm(raw, axis=1, keepdims=True) if whitening is None else whitening.transform(raw)
+    scores = engine.embed(QUERIES, "query").astype(np.float64) @ np.asarray(rows, np.float64).T
+    wanted = [i for i, doc_id in enumerate(stored) if ids is None or doc_id in ids]
+    best = [sorted(wanted, key=lambda i, of=of: (-of[i].round(6), stored[i]))[:10] for of in scores]  # type: ignore[misc]
+    return [[(stored[i], float(of[i].round(6))) for i in rows] for of, rows in zip(scores, best, strict=True)]
+
+
+def found(engine: Engine, **how: Any) -> list[list[tuple[str, float]]]:
+    return [[(hit.doc_id, hit.score) for hit in hits] for hits in engine.search(QUERIES, 10, **how)]
+
+
+def same(one: list[list[tuple[str, float]]], two: list[list[tuple[str, float]]]) -> float:
+    """The share of hits that are the same; the scores of all the same are."""
+    shares = []
+    for a, b in zip(one, two, strict=True):
+        both = dict(a).keys() & dict(b).keys()
+        assert all(abs(dict(a)[doc_id] - dict(b)[doc_id]) <= 2e-6 for doc_id in both)
+        shares.append(len(both) / len(b))
+    return float(np.mean(shares))
+
+
+def built(tmp_path: Path, **how: Any) -> Engine:
+    corpus = [Document(doc_id=f"{i:04}", text=text, metadata={"n": i}) for i, text in enumerate(TEXTS)]
+    return Engine.build(corpus, tmp_path / "i", model="hash:48", **{"whitening": WHITENING, **how})
+
+
+@pytest.mark.parametrize(
+    ("factory", "least"), [("SQ8", 0.999), ("HNSW32,SQ8", 0.98), ("IVF16,SQ8", 0.9), ("PQ12", 0.75), ("RaBitQ", 0.6)]
+)
+def test_scores_are_those_of_the_raw_vectors(tmp_path: Path, factory: str, least: float) -> None:
+    with built(tmp_path, index=factory) as engine:
+        assert same(found(engine), exact(engine)) >= least
+        assert same(found(engine, exact=True), exact(engine)) >= least
+
+
+def test_coarse_codes_find_more_than_their_own_best(tmp_path: Path) -> None:
+    with built(tmp_path, index="PQ12") as engine:
+        alone = engine._bundle.search(engine.embed(QUERIES, "query"), 10)
+        codes = [[(one.document.doc_id, one.score) for one in of] for of in alone]
+        truth = [{doc_id for doc_id, _ in of} for of in exact(engine)]
+
+        def recall(hits: list[list[tuple[str, float]]]) -> float:
+            pairs = zip(hits, truth, strict=True)
+            return float(np.mean([len({doc_id for doc_id, _ in of} & best) / 10 for of, best in pairs]))
+
+        assert recall(found(engine)) > recall(codes) + 0.15
+
+
+def test_several_segments_deletions_and_filters(tmp_path: Path) -> None:
+    with built(tmp_path, index="SQ8") as engine:
+        engine.add(
+            [Document(doc_id=f"x{i}", text=text, metadata={"n": i}) for i, text in enumerate(texts(1200, seed=4))]
+        )
+        engine.delete([hits[0].doc_id for hits in engine.search(QUERIES, 1)])
+        assert len(engine._bundle.manifest.segments) == 2
+        assert same(found(engine), exact(engine)) > 0.999
+        kept = {hit.doc_id for hits in engine.search(QUERIES, 4000, filter="n < 900") for hit in hits}
+        assert same(found(engine, filter="n < 900"), exact(engine, kept)) > 0.999
+        engine.rebuild(
+            whitening=Whitening(16, beta=1.0, gamma=1.0), index="SQ8"
+        )  # another whitening, in the same engine
+        assert engine.info()["dim"] == 16 and same(found(engine), exact(engine)) > 0.999
+
+
+def test_vectors_are_taken_as_queries_too(tmp_path: Path) -> None:
+    with built(tmp_path, index="SQ8") as engine:
+        hits = engine.search(engine.embed(QUERIES, "query"), 10)
+        assert [[(hit.doc_id, hit.score) for hit in of] for of in hits] == found(engine)
+
+
+def test_without_raw_vectors_codes_decide(tmp_path: Path) -> None:
+    with built(tmp_path, index="SQ8", raw=None) as engine:
+        codes = engine._bundle.search(engine.embed(QUERIES, "query"), 10)
+        assert found(engine) == [[(one.document.doc_id, one.score) for one in of] for of in codes]
+
+
+def other_number(values: NDArray[Any]) -> None:
+    values[:, 0] += 3
+
+
+def not_a_number(values: NDArray[Any]) -> None:
+    values[:, 3] = np.nan
+
+
+def nothing(values: NDArray[Any]) -> None:
+    values[:] = 0
+
+
+def of_others(values: NDArray[Any]) -> None:
+    values[:] = values[::-1].copy()
+
+
+@pytest.mark.parametrize("damage", [other_number, not_a_number, nothing, of_others])
+def test_raw_vectors_that_are_not_those_of_the_codes_are_seen(
+    tmp_path: Path, damage: Callable[[NDArray[Any]], None]
+) -> None:
+    built(tmp_path, index="SQ8").close()
+    (path,) = (tmp_path / "i" / "segments").glob("*.raw.npy")
+    values = np.load(path)
+    damage(values)
+    np.save(path, values)
+    with (
+        Engine.open(tmp_path / "i") as engine,
+        pytest.raises(IndexCorruptError, match="raw.npy is not what was committed"),
+    ):
+        engine.search(QUERIES)
+
+
+def test_a_row_that_codes_cannot_hold_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The codes learn their range from evenly spaced rows; one far from those has another score by its code."""
+    monkeypatch.setattr("retrieval.making.TRAINING_ROWS", 1500)
+    alike, odd = [f"word w{i % 7}" for i in range(2999)], "quite other things"
+    with Engine.build([*alike[:1001], odd, *alike[1001:]], tmp_path / "i", model="hash:16", index="SQ8") as engine:
+        (code,) = engine._bundle.search(engine.embed([odd], "query"), 1)[0]
+        (hit,) = engine.search(odd, 1)
+        assert hit.text == odd and hit.score == pytest.approx(1, abs=1e-5)
+        assert abs(code.score - hit.score) > 0.05
+
+
+def test_raw_vectors_that_are_cut_off_are_seen(tmp_path: Path) -> None:
+    built(tmp_path, index="SQ8").close()
+    (path,) = (tmp_path / "i" / "segments").glob("*.raw.npy")
+    path.write_bytes(path.read_bytes()[:-2])
+    with Engine.open(tmp_path / "i") as engine, pytest.raises(IndexCorruptError, match="raw.npy has .* bytes"):
+        engine.search(QUERIES)
