@@ -19,7 +19,7 @@ TOKENS, FEWEST = 1024, 128
 processor's caches hold less of what is computed."""
 
 AT_ONCE = 1024
-"""Texts that are read together, while those before are computed."""
+"""Texts that are read together, while those before are computed; what fills no batch goes on to the next ones."""
 
 
 class CompiledModel:
@@ -37,6 +37,7 @@ class CompiledModel:
 
         native = native_precision()
         self.precision: Precision = precision if precision is not None and native == "bfloat16" else native
+        self._most = compiled.settings["max_tokens"]
         self._pad = int(compiled.settings["pad"])
         self._tokenizer = Tokenizer.from_file(str(compiled.tokenizer))
         self._graph = Graph(compiled.graph, self.precision)
@@ -51,28 +52,47 @@ class CompiledModel:
 
         def several() -> Iterator[dict[str, NDArray[np.int64]]]:
             order = np.argsort([-_size(text) for text in texts], kind="stable")
+            left: list[tuple[int, Any]] = []
             for start in range(0, len(order), AT_ONCE):
                 some = order[start : start + AT_ONCE]
                 read = self._tokenizer.encode_batch([texts[i] for i in some])
                 cut[some] = [bool(one.overflowing) for one in read]
-                lengths = np.array([len(one.ids) for one in read])
+                left += zip(some.tolist(), read, strict=True)
+                lengths = rounded(np.array([len(one.ids) for _, one in left]), self._most)
                 budget = min(TOKENS, max(FEWEST, int(lengths.sum()) // self._graph.streams))
-                for batch in pack(lengths, budget):
-                    rows.append(some[batch])
-                    yield self._batch([read[i] for i in batch])
+                *batches, last = pack(lengths, budget)
+                if start + AT_ONCE >= len(order):
+                    batches.append(last)
+                for batch in batches:
+                    rows.append(np.array([left[i][0] for i in batch]))
+                    yield self._batch([left[i][1] for i in batch], lengths[batch[0]])
+                left = [left[i] for i in last]
 
         made = np.concatenate(self._graph.run(several()))
         out = np.empty_like(made)
         out[np.concatenate(rows)] = made
         return out, cut
 
-    def _batch(self, rows: Sequence[Any]) -> dict[str, NDArray[np.int64]]:
-        shape = (len(rows), max(2, *(len(row.ids) for row in rows)))
+    def _batch(self, rows: Sequence[Any], longest: int) -> dict[str, NDArray[np.int64]]:
+        shape = (len(rows), longest)
         ids, mask, types = (np.full(shape, fill, np.int64) for fill in (self._pad, 0, 0))
         for i, row in enumerate(rows):
             length = len(row.ids)
             ids[i, :length], mask[i, :length], types[i, :length] = row.ids, 1, row.type_ids
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def rounded(lengths: NDArray[np.int64], most: int | None) -> NDArray[np.int64]:
+    """Numbers of tokens, up to a sixteenth more: for each shape of a batch the runtime keeps a plan of its own.
+
+    Examples
+    --------
+    >>> rounded(np.array([1, 2, 31, 33, 65, 199]), most=200).tolist()
+    [2, 2, 31, 34, 68, 200]
+    """
+    steps = 1 << np.maximum(np.frexp(lengths)[1] - 5, 0)
+    more = np.maximum(2, -(-lengths // steps) * steps)
+    return np.asarray(more if most is None else np.minimum(more, max(2, most)), np.int64)
 
 
 def _size(text: str | tuple[str, str]) -> int:
