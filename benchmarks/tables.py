@@ -277,6 +277,12 @@ def reranker() -> str:
     return markdown(rows)
 
 
+def overlaps(name: str) -> str:
+    """What held-out pairs share with those that were trained on."""
+    found = result(name)["overlap"]
+    return markdown([list(found[0]), *([f"{x:,}" if isinstance(x, int) else x for x in row.values()] for row in found)])
+
+
 def cross_search() -> str:
     """Every method at some budgets, by case."""
     rows = [["documents", "scorer", "method", "calls", "first 1", "first 10", "first 100", "nDCG@10", "fell back"]]
@@ -354,6 +360,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "training-side": training_side,
     "reranker": reranker,
     "reranker-sts": reranker_sts,
+    "reranker-overlap": lambda: overlaps("reranker"),
     "cross-search": cross_search,
     "cross-anchors": cross_anchors,
     "speed-texts": lambda: speed_of("texts", "texts a second", "least cosine"),

@@ -312,7 +312,7 @@ def test_encoder_and_cross_encoder_are_not_taken_for_each_other(tiny: str, tmp_p
 
 
 def test_pairs_of_different_sets_never_share_a_batch_and_each_epoch_is_drawn_anew() -> None:
-    sets = examples_of([TRAIN, replace(DEV, name="b")], "cosent")
+    sets = examples_of([TRAIN, replace(DEV, name="b")], "cosent", 16)
     from torch.utils.data import ConcatDataset
 
     samplers = [MixedLabels(part, 16, False) for part in sets.values()]
@@ -329,9 +329,10 @@ def test_pairs_of_different_sets_never_share_a_batch_and_each_epoch_is_drawn_ane
 
 def test_labels_are_put_on_one_scale() -> None:
     assert scaled(np.array([-1.0, 0.0, 3.0])).tolist() == [0, 0.25, 1]
-    classes = examples_of([TRAIN], "softmax")["made"]["label"]
+    assert list(examples_of([TRAIN], "cosine", 16)["made"]["label"]) == (TRAIN.scores / 2).tolist()
+    classes = examples_of([TRAIN], "softmax", 16)["made"]["label"]
     assert list(classes) == TRAIN.scores.astype(int).tolist()
-    alike = examples_of([TRAIN], "mnrl")["made"]
+    alike = examples_of([TRAIN], "mnrl", 16)["made"]
     assert len(alike) == int((TRAIN.scores == 2).sum()) and "label" not in alike.column_names
 
 
@@ -386,6 +387,21 @@ def test_labels_that_are_all_equal_teach_nothing(tiny: str, tmp_path: Path, loss
 def test_a_loss_that_is_no_number_ends_training(tiny: str, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"(loss became nan|no finite numbers).*try a lower learning rate"):
         train_encoder(TRAIN, tmp_path / "model", model=tiny, dev=DEV, **QUICK | {"lr": 1e30})
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"scale": 1e39}, "the loss became (nan|inf) at step 1; try a lower learning rate or a lower scale"),
+        ({"lr": 1e19, "batch_size": 160}, "the weights are no finite numbers any more, or too large; try a lower"),
+    ],
+)
+def test_a_side_network_of_no_numbers_is_not_written(
+    tiny: str, tmp_path: Path, wrong: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(TrainingError, match=said):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, method="linear", **wrong)
     assert not (tmp_path / "model").exists()
 
 
@@ -445,11 +461,50 @@ def test_the_command_line(tiny: str, tmp_path: Path) -> None:
     assert wrong.code == 2 and "'cosent', 'bce', 'mnrl'" in wrong.err
 
 
+def test_labels_that_float32_cannot_tell_apart_keep_their_order() -> None:
+    close = replace(TRAIN.take(range(4)), scores=np.array([0, 1e9, 1e9 + 1, 1e9 + 1]))
+    assert list(examples_of([close], "cosent", 16)["made"]["label"]) == [0, 1, 2, 2]
+    assert list(examples_of([close], "cosent+mnrl", 16)["made"]["label"]) == [-1, 0, 1, 1], "alike from 0 on"
+
+
+def test_a_text_in_more_alike_pairs_than_there_are_batches_is_refused() -> None:
+    """160 pairs in 10 batches, which hold no text twice: ten times on one side or the other is the most."""
+
+    def alike(repeats: int) -> STSSet:
+        one, two = ([f"{side} {i}" for i in range(160)] for side in ("first", "second"))
+        one[:6] = ["again"] * 6
+        two[6:repeats] = ["again"] * (repeats - 6)
+        one[159] = two[159]  # a row that has a text on both sides takes one batch
+        return STSSet(name="made", sentences1=tuple(one), sentences2=tuple(two), scores=np.ones(160))
+
+    assert len(examples_of([alike(10)], "mnrl", 16)["made"]) == 160
+    with pytest.raises(
+        InputError, match=r"'again' is in 11 of the 160 alike pairs of 'made'.* 10 of 16 would leave pairs"
+    ):
+        examples_of([alike(11)], "mnrl", 16)
+    assert len(examples_of([alike(11)], "mnrl", 14)["made"]) == 160
+
+
+def test_sentences_of_ones_own_are_looked_at_too() -> None:
+    for wrong in ("", " \n", None):
+        with pytest.raises(InputError, match=r"pair 2 of set 'made' has the sentence .*; expected some words"):
+            replace(TRAIN, sentences2=(*TRAIN.sentences2[:2], wrong, *TRAIN.sentences2[3:]))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ("sentence1\tsentence2\tscore\na\t\t1\n", ":2: sentence ''; expected some words"),
         ("sentence1\tsentence2\tscore\na\tb\tmaybe\n", ":2: score 'maybe'; expected a number or one of"),
+        ("sentence1\tsentence2\tscore\na\tb\t1_0\n", ":2: score '1_0'; expected a number or one of"),
+        (
+            "sentence1\tsentence2\tscore\na\tb\t1\nc\td\tNeutral\n",
+            ":3: score 'Neutral', where the rows before have numbers; expected one kind in a file",
+        ),
+        (
+            "sentence1\tsentence2\tscore\na\tb\tneutral\nc\td\t4.5\n",
+            ":3: score '4.5', where the rows before have words",
+        ),
         ("sentence1\tsentence2\tscore\na\tb\t1\nc\td\t1\n", "all 2 labels of 'train' are 1"),
         ("sentence1\tsentence2\tscore\n", "no pairs in it"),
         ("one\ttwo\tscore\na\tb\t1\n", "no column 'sentence1'"),
@@ -503,7 +558,7 @@ def test_the_learning_rate_rises_and_falls(tiny: str, tmp_path: Path, monkeypatc
 
 
 def test_each_epoch_has_batches_of_its_own() -> None:
-    sampler = MixedLabels(examples_of([TRAIN], "cosent")["made"], 16, False)
+    sampler = MixedLabels(examples_of([TRAIN], "cosent", 16)["made"], 16, False)
     sampler.set_epoch(0)
     first = {frozenset(batch) for batch in sampler}
     assert first == {frozenset(batch) for batch in sampler}
@@ -514,12 +569,12 @@ def test_each_epoch_has_batches_of_its_own() -> None:
 def test_what_counts_as_alike_and_as_a_class() -> None:
     scores = np.array([0.0, 3, 4, 5])
     graded = STSSet(name="g", sentences1=("a", "b", "c", "d"), sentences2=("e", "f", "g", "h"), scores=scores)
-    assert list(examples_of([graded], "mnrl")["g"]["sentence1"]) == ["c", "d"]
-    assert list(examples_of([graded], "softmax")["g"]["label"]) == [0, 1, 2, 3]
+    assert list(examples_of([graded], "mnrl", 16)["g"]["sentence1"]) == ["c", "d"]
+    assert list(examples_of([graded], "softmax", 16)["g"]["label"]) == [0, 1, 2, 3]
     with pytest.raises(InputError, match="the loss 'softmax' with 2 sets of pairs; expected one"):
-        examples_of([graded, TRAIN], "softmax")
+        examples_of([graded, TRAIN], "softmax", 16)
     with pytest.raises(InputError, match="labels go from -1e.308 to 1e.308; expected a scale"):
-        examples_of([replace(graded, scores=np.array([-1e308, 0, 0, 1e308]))], "cosent")
+        examples_of([replace(graded, scores=np.array([-1e308, 0, 0, 1e308]))], "cosent", 16)
 
 
 def test_a_models_prompt_goes_before_every_text(tiny: str, tmp_path: Path) -> None:
@@ -588,6 +643,23 @@ def test_a_disk_that_is_full_is_one_sentence_and_the_same_command_goes_on(
             train_encoder(TRAIN, tmp_path / "cut", model=tiny, dev=DEV, **QUICK)
     train_encoder(TRAIN, tmp_path / "cut", model=tiny, dev=DEV, **QUICK)
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_a_full_disk_under_a_side_network_is_one_sentence_too(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors import SafetensorError
+
+    from retrieval.train import side
+
+    def full(*arguments: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(side, "save_side", full)
+        with pytest.raises(TrainingError, match="cannot be written .* free some space there, the same command goes on"):
+            train_encoder(TRAIN, tmp_path / "model", model=tiny, method="linear")
+    train_encoder(TRAIN, tmp_path / "model", model=tiny, method="linear")
 
 
 def test_what_a_finished_training_left_is_cleared(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,6 +192,11 @@ def test_only_the_order_of_labels_counts(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(one, two)
 
 
+def test_labels_that_float32_cannot_tell_apart_are_different() -> None:
+    one, two = (fit_side(ROWS, [0, 2], [1, 3], labels, epochs=1).weights for labels in ([1e9, 1e9 + 1], [0, 1]))
+    np.testing.assert_array_equal(one, two)
+
+
 ROWS = np.random.default_rng(0).standard_normal((4, 3, 5)).astype(np.float32)
 BAD = ROWS.copy()
 BAD[2, 1, 0] = np.nan

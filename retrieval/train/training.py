@@ -285,7 +285,7 @@ def _train(
     run.check_output()
     sets = read_pairs(pairs, "train", data)
     dev_set = None if dev is None else _one(read_pairs(dev, "dev", data))
-    examples = examples_of(sets, options.loss)
+    examples = examples_of(sets, options.loss, options.batch_size)
     if options.method != "full" and len(sets) > 1:
         raise InputError(
             f"method={options.method!r} with {len(sets)} sets of pairs; expected one (labels are compared)"
