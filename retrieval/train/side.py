@@ -34,7 +34,7 @@ def run_side(
     lr: float,
     seed: int,
     progress: bool,
-) -> tuple[list[Epoch], float]:
+) -> tuple[list[Epoch], int, float]:
     """Train a side network to the end; the encoder with the best one is in the folder.
 
     Features that an interrupted run has computed are not computed again. See `fit_side` for what is not said here.
@@ -43,6 +43,8 @@ def run_side(
     -------
     list of Epoch
         Number 0 is the frozen model; its seconds are those of the features.
+    int
+        The epoch that was kept.
     float
         CoSENT's lambda.
 
@@ -86,7 +88,7 @@ def run_side(
         logger.info("the lambda of CoSENT, from the spread of the pairs' cosines, was %.2f", network.scale)
     with full_disk_said(folder.path):
         folder.keep_best(lambda path: save_side(kind.model, network, path))
-    return done, network.scale
+    return done, network.best_epoch, network.scale
 
 
 def _spearman(network: SideNetwork, features: NDArray[Any], row: dict[str, int], pairs: STSSet) -> float:
