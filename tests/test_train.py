@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,12 +28,12 @@ pytest.importorskip("datasets")
 from retrieval.encoder import load_encoder  # noqa: E402
 from retrieval.models import is_cross_encoder  # noqa: E402
 from retrieval.scorer import CrossEncoderScorer  # noqa: E402
-from retrieval.train import loop, train_cross_encoder, train_encoder, training  # noqa: E402
+from retrieval.train import kinds, loop, train_cross_encoder, train_encoder, training  # noqa: E402
 from retrieval.train.batches import MixedLabels  # noqa: E402
 from retrieval.train.examples import examples_of, scaled  # noqa: E402
 from retrieval.train.loop import best_epoch  # noqa: E402
-from retrieval.train.losses import CoSENTLoss, CrossEncoderCoSENTLoss  # noqa: E402
-from retrieval.train.run_folder import Epoch  # noqa: E402
+from retrieval.train.losses import CROSS_ENCODER_LOSSES, ENCODER_LOSSES, CoSENTLoss  # noqa: E402
+from retrieval.train.run_folder import Epoch, RunFolder  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +112,7 @@ def test_the_card_and_the_record_say_what_it_was_made_from(tiny: str, tmp_path: 
     ):
         assert said in card
     assert f"{100 * (result.epochs[result.best_epoch].dev_spearman or 0):.2f}" in card
+    assert "is better" not in card
     assert not (tmp_path / "model.training").exists()
 
 
@@ -223,13 +225,16 @@ def test_every_loss_of_an_encoder_trains(tiny: str, tmp_path: Path, loss: str) -
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("loss", ["cosent", "bce", "mnrl"])
-def test_every_loss_of_a_cross_encoder_trains(tiny: str, tmp_path: Path, loss: str) -> None:
+@pytest.mark.parametrize(
+    ("loss", "settings"), [("cosent", {}), ("bce", {}), ("mnrl", {"epochs": 12, "batch_size": 8, "lr": 1e-2})]
+)
+def test_every_loss_of_a_cross_encoder_trains(tiny: str, tmp_path: Path, loss: str, settings: dict[str, Any]) -> None:
     from sentence_transformers import CrossEncoder
 
-    result = train_cross_encoder(TRAIN, tmp_path / "model", model=tiny, dev=DEV, loss=loss, **QUICK | {"epochs": 4})
+    quick = QUICK | {"epochs": 4} | settings
+    result = train_cross_encoder(TRAIN, tmp_path / "model", model=tiny, dev=DEV, loss=loss, **quick)
     losses = [epoch.loss or 0 for epoch in result.epochs]
-    assert losses[-1] < losses[0] or loss == "mnrl", "five negatives a text are too hard for 32 columns"
+    assert losses[-1] < 0.99 * losses[0]
     scorer = CrossEncoderScorer(str(tmp_path / "model"))
     plain = CrossEncoder(str(tmp_path / "model"), device="cpu")
     logits = plain.predict([("a man plays", text) for text in DEV.sentences2])
@@ -377,7 +382,7 @@ def test_settings_out_of_range_are_refused_before_anything_is_written(
 ) -> None:
     with pytest.raises(InputError, match=said):
         train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK | wrong)
-    assert not (tmp_path / "model").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_max_length_is_kept_by_the_model(tiny: str, tmp_path: Path) -> None:
@@ -394,9 +399,74 @@ def test_labels_that_are_all_equal_teach_nothing(tiny: str, tmp_path: Path, loss
 
 
 def test_a_loss_that_is_no_number_ends_training(tiny: str, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"(loss became nan|no finite numbers).*try a lower learning rate"):
-        train_encoder(TRAIN, tmp_path / "model", model=tiny, dev=DEV, **QUICK | {"lr": 1e30})
+    said = "^the loss became nan at step 1; try a lower learning rate or precision float32$"
+    with pytest.raises(TrainingError, match=said):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, dev=DEV, scale=1e39, **QUICK)
     assert not (tmp_path / "model").exists()
+
+
+def test_dev_scores_that_are_no_numbers_end_training(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kinds.EncoderKind, "scores", lambda self, pairs: np.full(len(pairs), np.nan))
+    said = "^the model's scores of the dev pairs are no finite numbers; try a lower learning rate$"
+    with pytest.raises(TrainingError, match=said):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, dev=DEV, **QUICK)
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_epochs_loss_is_the_mean_of_its_own_steps(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, seen = loop._Watch.saw_loss, list[float]()
+
+    def spy(self: Any, value: float, step: int) -> None:
+        seen.append(value)
+        original(self, value, step)
+
+    monkeypatch.setattr(loop._Watch, "saw_loss", spy)
+    result = train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK)
+    assert [epoch.loss for epoch in result.epochs] == pytest.approx([np.mean(seen[:10]), np.mean(seen[10:])])
+
+
+@pytest.mark.parametrize("train_it", [train_encoder, train_cross_encoder])
+def test_the_precision_is_measured_where_none_is_asked_for(tiny: str, tmp_path: Path, train_it: Any) -> None:
+    result = train_it(TRAIN, tmp_path / "model", model=tiny, epochs=1, batch_size=16)
+    assert result.precision in ("float32", "bfloat16") and (tmp_path / "model").is_dir()
+
+
+def test_the_scale_asked_for_is_the_loss_s() -> None:
+    class Model(torch.nn.Module):  # type: ignore[misc]
+        num_labels = 1
+
+    for builders, names, own in (
+        (ENCODER_LOSSES, ("cosent", "mnrl", "cosent+mnrl"), 20),
+        (CROSS_ENCODER_LOSSES, ("cosent",), 1),
+    ):
+        for name in names:
+            assert [builders[name](Model(), 2, scale).scale for scale in (7.0, None)] == [7, own]
+
+
+def test_the_scale_asked_for_is_the_side_network_s(tiny: str, tmp_path: Path) -> None:
+    result = train_encoder(TRAIN, tmp_path / "model", model=tiny, method="linear", epochs=1, scale=7.0)
+    assert result.scale == 7
+
+
+@pytest.mark.parametrize("train_it", [train_encoder, train_cross_encoder])
+def test_batches_are_worked_on_in_groups(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train_it: Any
+) -> None:
+    from transformers import BertModel
+
+    original, sizes = BertModel.forward, list[int]()
+
+    def spy(self: Any, input_ids: Any, *arguments: Any, **options: Any) -> Any:
+        sizes.append(len(input_ids))
+        return original(self, input_ids, *arguments, **options)
+
+    monkeypatch.setattr(BertModel, "forward", spy)
+    train_it(TRAIN, tmp_path / "model", model=tiny, **QUICK | {"epochs": 1, "batch_size": 40})
+    assert set(sizes) == {16, 8}
 
 
 @pytest.mark.parametrize(
@@ -431,6 +501,7 @@ def test_a_training_that_made_it_worse_says_so(tiny: str, tmp_path: Path, caplog
     with caplog.at_level(logging.WARNING, "retrieval"):
         train_encoder(contrary, tmp_path / "model", model=tiny, dev=DEV, **QUICK)
     assert "no epoch is as good on the dev pairs as the model was before" in caplog.text
+    assert "On the dev pairs the model that it was trained from is better" in (tmp_path / "model/README.md").read_text()
 
 
 def test_what_cannot_be_dev_pairs(tiny: str, tmp_path: Path) -> None:
@@ -687,9 +758,62 @@ def test_what_a_finished_training_left_is_cleared(tiny: str, tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]
 
 
+def test_a_result_that_was_removed_is_made_again(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed as above; the checkpoints are there, but the model of the best epoch was the one removed."""
+    from retrieval.train import run_folder
+
+    def killed(place: Path) -> None:
+        if place == tmp_path:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run_folder, "sync_folder", killed)
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK)
+    made = weights(tmp_path / "model")
+    shutil.rmtree(tmp_path / "model")
+    train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK)
+    assert weights(tmp_path / "model") == made
+    assert list(tmp_path.iterdir()) == [tmp_path / "model"]
+
+
+def test_a_checkpoint_without_the_loss_s_own_weights_is_not_whole(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = torch.save
+
+    def killed(values: Any, place: Any, *arguments: Any, **options: Any) -> None:
+        if Path(place).name == loop.OWN_WEIGHTS:
+            raise KeyboardInterrupt
+        original(values, place, *arguments, **options)
+
+    softmax = QUICK | {"model": tiny, "loss": "softmax"}
+    train_encoder(TRAIN, tmp_path / "whole", **softmax)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch, "save", killed)
+        train_encoder(TRAIN, tmp_path / "cut", **softmax)
+    train_encoder(TRAIN, tmp_path / "cut", **softmax)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_the_best_model_is_there_until_the_next_is(tmp_path: Path) -> None:
+    def save(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "model").write_text("first")
+
+    def killed(folder: Path) -> None:
+        save(folder)
+        raise KeyboardInterrupt
+
+    run_folder = RunFolder(tmp_path / "model")
+    run_folder.path.mkdir()
+    run_folder.keep_best(save)
+    with pytest.raises(KeyboardInterrupt):
+        run_folder.keep_best(killed)
+    assert (run_folder.path / "best" / "model").read_text() == "first"
+
+
 def test_the_command_line_offers_the_losses_that_there_are() -> None:
     from retrieval.cli_train import train
-    from retrieval.train.losses import CROSS_ENCODER_LOSSES, ENCODER_LOSSES
 
     for kind, losses in (("encoder", ENCODER_LOSSES), ("cross-encoder", CROSS_ENCODER_LOSSES)):
         (option,) = (option for option in train.commands[kind].params if option.name == "loss")

@@ -184,6 +184,32 @@ def test_only_the_order_of_labels_counts(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(one, two)
 
 
+def test_of_epochs_with_the_same_score_the_first_is_kept() -> None:
+    side = fit_side(ROWS, [0, 2], [1, 3], [0, 1], epochs=3, on_epoch=lambda epoch, side: (0.1, 0.5, 0.5, 0.3)[epoch])
+    assert side.best_epoch == 1
+
+
+def test_the_learning_rate_falls_to_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, rates = torch.optim.Adam.step, list[float]()
+
+    def spy(self: Any, *arguments: Any, **options: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    fit_side(ROWS, [0, 1, 2], [1, 2, 3], [0, 1, 2], epochs=2, batch_size=2, lr=0.1)
+    assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
+
+
+def test_layers_of_other_lengths_give_the_same_map() -> None:
+    """Each layer times a number of its own; powers of two, which rounding does not notice."""
+    times = np.array([64.0, 1.0, 8.0], np.float32)
+    pairs = [0, 1, 2], [1, 2, 3], [0, 1, 2]
+    plain, other = (fit_side(rows, *pairs, epochs=3, rungs=[0, 1]) for rows in (ROWS, ROWS * times[:, None]))
+    np.testing.assert_array_equal(other.weights, plain.weights * (times[-1] / times)[:, None, None])
+    np.testing.assert_array_equal(other.bias, plain.bias * times[-1])
+
+
 def test_labels_that_float32_cannot_tell_apart_are_different() -> None:
     one, two = (fit_side(ROWS, [0, 2], [1, 3], labels, epochs=1).weights for labels in ([1e9, 1e9 + 1], [0, 1]))
     np.testing.assert_array_equal(one, two)
