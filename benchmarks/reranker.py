@@ -2,6 +2,7 @@
 
     python benchmarks/reranker.py train MODEL          from all-MiniLM-L6-v2, under 30 minutes on two cores
     python benchmarks/reranker.py measure MODEL        STS-B, and reranking collections that it has never seen
+    python benchmarks/reranker.py overlap              sentences of STS-B's dev and test pairs among those trained on
 
 A bi-encoder comes first: the start trained on STS-B. What it says of many pairs that nobody graded (sentences of STS-B,
 SNLI, MRPC and StackFAQ, near and far) is what the cross-encoder learns first, together with the start's own order of
@@ -20,7 +21,7 @@ import click
 import ir_measures
 import numpy as np
 from remembering import Remembering
-from shared_data import RETRIEVAL, SHARED, STS, earlier, write_result
+from shared_data import RETRIEVAL, SHARED, STS, earlier, overlap, write_result
 
 from eval import STSSet, evaluate_sts, load_retrieval, load_sts
 from retrieval.compiled.scorer import load_scorer
@@ -89,9 +90,15 @@ def _sentences(sets: list[STSSet], held: set[str]) -> list[str]:
     return [text for text in distinct if text not in held]
 
 
+def graded_pairs() -> tuple[STSSet, STSSet, STSSet]:
+    """STS-B: the pairs that are trained on, dev and test. Their pairs are not trained on, but some sentences are."""
+    (train,), (dev,), (test,) = (load_sts(STS / "stsb-en", split=split) for split in ("train", "dev", "test"))
+    return train.without(dev, test), dev, test
+
+
 @click.group()
 def main() -> None:
-    """Train or measure."""
+    """Train, measure, or look at the data."""
     say(quiet=False)
 
 
@@ -104,10 +111,9 @@ def main() -> None:
 def train(output: str, pairs: int, n_answers: int, words: int, seed: int) -> None:
     """Make the cross-encoder."""
     began = time.monotonic()
-    (stsb,), (dev,), (test,) = (load_sts(STS / "stsb-en", split=split) for split in ("train", "dev", "test"))
+    stsb, dev, test = graded_pairs()
     names = ("nli-snli-en-devtest", "para-mrpc-en-train", "para-stackfaq-en-pos")
     others = [load_sts(PAIRS / f"{name}.tsv")[0] for name in names]
-    stsb = stsb.without(dev, test)
     held = {text for some in (dev, test) for text in (*some.sentences1, *some.sentences2)}
     how: dict[str, Any] = {"dev": dev, "loss": "cosent", "max_length": 160, "seed": seed}
     with TemporaryDirectory() as folder:
@@ -121,6 +127,14 @@ def train(output: str, pairs: int, n_answers: int, words: int, seed: int) -> Non
     minutes = round((time.monotonic() - began) / 60, 1)
     note(f"{minutes} minutes")
     write_result("reranker", earlier("reranker") | {"minutes": minutes})
+
+
+@main.command("overlap")
+def write_overlap() -> None:
+    """Count what dev and test pairs share with those that are trained on."""
+    train, dev, test = graded_pairs()
+    rows = [overlap(train, held, split) for held, split in ((dev, "dev"), (test, "test"))]
+    write_result("reranker", earlier("reranker") | {"overlap": rows})
 
 
 @main.command()

@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from retrieval.pairs import STSSet
+
 HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("RETRIEVAL_SHARED", HERE.parent.parent / "shared"))
 RETRIEVAL = SHARED / "data" / "retrieval"
@@ -40,6 +42,25 @@ def sentences_of(path: Path) -> list[str]:
     with path.open(encoding="utf-8") as file:
         next(file)
         return list(dict.fromkeys(sentence for line in file for sentence in line.rstrip("\n").split("\t")[:2]))
+
+
+def overlap(train: STSSet, held: STSSet, split: str) -> dict[str, Any]:
+    """How many held-out pairs are trained on, and how many share a sentence with one that is; case and blanks aside."""
+
+    def plain(sentence: str) -> str:
+        return " ".join(sentence.lower().split())
+
+    seen = {plain(sentence) for sentence in (*train.sentences1, *train.sentences2)}
+    shared = sum(
+        plain(one) in seen or plain(two) in seen for one, two in zip(held.sentences1, held.sentences2, strict=True)
+    )
+    row = {
+        "trained on": train.name,
+        "pairs": len(train),
+        "held out": f"{held.name}, {split}",
+        "pairs held out": len(held),
+    }
+    return row | {"trained on too": len(held) - len(held.without(train)), "share a sentence": shared}
 
 
 def lines_of(path: Path, size: int) -> list[str]:

@@ -213,11 +213,28 @@ def training_table(kinds: tuple[str, ...], data: tuple[str, ...]) -> str:
     return markdown(rows) if len(rows) > 1 else "Not run yet."
 
 
+def at_least(full: float, seconds: list[float]) -> str:
+    """How many times less the median is of values that may be off by half of their last digit; rounded down."""
+    digits = min(len(str(value).partition(".")[2]) for value in seconds)
+    times = full / (statistics.median(seconds) + 0.5 * 10**-digits)
+    unit = 10 ** (len(str(int(times))) - 1)
+    return f"> {int(times) // unit * unit:,}x"
+
+
 def training_side() -> str:
     """Side networks beside full training from the same start on the same pairs."""
-    rows = [
-        ["start", "trained on", "what", "lambda", "features, s", "an epoch, s", "times less", "test", "gain", "of full"]
+    head = [
+        "start",
+        "trained on",
+        "what",
+        "lambda",
+        "features, s",
+        "an epoch, s",
+        "times less",
+        "epochs",
+        "in total, s",
     ]
+    rows = [[*head, "times less", "test", "gain", "of full"]]
     cases: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
     for run in result("training")["runs"].values():
         of = run["run"]
@@ -228,31 +245,27 @@ def training_side() -> str:
             continue
         test_set = data.removesuffix("-2k")
         before = result("training")["starts"][start][test_set]
-        full = methods["full"]
-        full_seconds = statistics.median(run["seconds_an_epoch"] for run in full)
-        full_gain = statistics.mean(run["test"][test_set] for run in full) - before
-        for method, runs in methods.items():
+        full_gain = statistics.mean(run["test"][test_set] for run in methods["full"]) - before
+        full_epoch = full_total = 0.0
+        for method in ("full", "ladder", "linear"):
+            runs = methods[method]
+            epochs = runs[0]["run"]["epochs"]
             seconds = statistics.median(run["seconds_an_epoch"] for run in runs)
-            features = statistics.median(run["seconds_before"] for run in runs) if method != "full" else None
+            features = statistics.median(run["seconds_before"] for run in runs)
+            total = features + epochs * seconds
+            if method == "full":
+                full_epoch, full_total = seconds, total
+                lambda_, waited, less_epoch, less_total = "20", "", "", ""
+            else:
+                lambda_, waited = "by spread", f"{features:.0f}"
+                less_epoch, less_total = (
+                    at_least(full_epoch, [run["seconds_an_epoch"] for run in runs]),
+                    f"{full_total / total:.1f}x",
+                )
             gain = statistics.mean(run["test"][test_set] for run in runs) - before
-            scale = "20" if method == "full" else "by spread"
-            waited = "" if features is None else f"{features:.0f}"
             test = over_seeds([run["test"][test_set] for run in runs])
-            less_time = f"{full_seconds / seconds:.0f}x"
-            rows.append(
-                [
-                    start,
-                    data,
-                    method,
-                    scale,
-                    waited,
-                    f"{seconds:.1f}",
-                    less_time,
-                    test,
-                    less(gain),
-                    f"{gain / full_gain:.0%}",
-                ]
-            )
+            times = [waited, f"{seconds:.1f}", less_epoch, str(epochs), f"{total:.0f}", less_total]
+            rows.append([start, data, method, lambda_, *times, test, less(gain), f"{gain / full_gain:.0%}"])
     return markdown(rows)
 
 
@@ -275,6 +288,12 @@ def reranker() -> str:
     for row in result("reranker")["rows"]:
         rows.append([row["set"], str(row["queries"]), *(f"{row[kind]:.2f}" for kind in kinds)])
     return markdown(rows)
+
+
+def overlaps(name: str) -> str:
+    """What held-out pairs share with those that were trained on, if anything."""
+    found = [row for row in result(name)["overlap"] if row["trained on too"] or row["share a sentence"]]
+    return markdown([list(found[0]), *([f"{x:,}" if isinstance(x, int) else x for x in row.values()] for row in found)])
 
 
 def cross_search() -> str:
@@ -352,8 +371,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "training-english": lambda: training_table(("encoder",), ("stsb-en",)),
     "training-chinese": lambda: training_table(("encoder", "cross-encoder"), ("stsb-zh-2k", "atec-2k", "pawsx-zh")),
     "training-side": training_side,
+    "training-overlap": lambda: overlaps("training"),
     "reranker": reranker,
     "reranker-sts": reranker_sts,
+    "reranker-overlap": lambda: overlaps("reranker"),
     "cross-search": cross_search,
     "cross-anchors": cross_anchors,
     "speed-texts": lambda: speed_of("texts", "texts a second", "least cosine"),

@@ -4,6 +4,7 @@
     RETRIEVAL_MODELS=folder python benchmarks/training.py kinds          encoder against cross-encoder
     RETRIEVAL_MODELS=folder python benchmarks/training.py cross-losses   cross-encoders: CoSENT, cross-entropy
     RETRIEVAL_MODELS=folder python benchmarks/training.py side           side networks on a frozen encoder
+    python benchmarks/training.py overlap                                test pairs among those that were trained on
 
 Every run is kept in benchmarks/results/training.json as soon as it is done; a command that was interrupted goes on.
 Runs of one seed come before those of the next. Data: RETRIEVAL_SHARED, default ../shared.
@@ -15,14 +16,14 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from shared_data import SHARED, STS, earlier, model_folder, write_result
+from shared_data import SHARED, STS, earlier, model_folder, overlap, write_result
 
 from eval import STSReport, STSSet, evaluate_sts, load_sts
 from retrieval.console import note, say
@@ -138,8 +139,17 @@ def sampled(pairs: STSSet, size: int) -> STSSet:
     return pairs.take(np.sort(np.random.default_rng(0).choice(len(pairs), size, replace=False)))
 
 
+DATA = ("stsb-en", "stsb-zh-2k", "atec-2k", "pawsx-zh")
+
+
 def data_of(name: str) -> tuple[STSSet, STSSet, list[STSSet]]:
-    """Train, dev and test pairs."""
+    """Train, dev and test pairs; no test pair is trained on."""
+    train, dev, tests = as_it_lies(name)
+    return train.without(*tests), dev, tests
+
+
+def as_it_lies(name: str) -> tuple[STSSet, STSSet, list[STSSet]]:
+    """The same, with the test pairs that are among those to train on, as in runs whose "train_pairs" are not noted."""
     language = "en" if name.endswith("-en") else "zh"
     if name == "atec-2k":
         train = sampled(load_sts(SHARED / "data" / "pairs" / "para-atec-zh-train.tsv")[0], FEW)
@@ -171,7 +181,8 @@ def trained(run: Run, place: Path) -> dict[str, Any]:
         "run": asdict(run),
         "precision": training.precision,
         "dev": [round(100 * (epoch.dev_spearman or 0), 2) for epoch in training.epochs if epoch.number],
-        "seconds_an_epoch": round(np.mean([epoch.seconds for epoch in training.epochs if epoch.number]), 1),
+        "train_pairs": len(train),
+        "seconds_an_epoch": round(np.mean([epoch.seconds for epoch in training.epochs if epoch.number]), 3),
         "seconds_before": round(sum(epoch.seconds for epoch in training.epochs if not epoch.number), 1),
         "kept": training.best_epoch,
         "test": {score.name: round(100 * score.spearman, 2) for score in report.scores},
@@ -194,15 +205,27 @@ def untrained(name: str, language: str, place: Path) -> dict[str, float]:
 EXPERIMENTS = {"losses": losses, "kinds": kinds, "cross-losses": cross_losses, "side": side}
 
 
+def overlaps() -> list[dict[str, Any]]:
+    """What each test set shares with what was trained on, before its pairs were taken out of that."""
+    found = []
+    for name in DATA:
+        train, _, tests = as_it_lies(name)
+        found += [overlap(replace(train, name=name), test, "test") for test in tests]
+    return found
+
+
 @click.command()
-@click.argument("experiment", type=click.Choice([*EXPERIMENTS, "all"]))
+@click.argument("experiment", type=click.Choice([*EXPERIMENTS, "all", "overlap"]))
 @click.option("--seeds", type=click.IntRange(1, len(SEEDS)), default=len(SEEDS), show_default=True)
 @click.option(
     "--start", multiple=True, type=click.Choice(list(STARTS)), default=list(STARTS), help="Only these starts."
 )
 def main(experiment: str, seeds: int, start: tuple[str, ...]) -> None:
-    """Run one of the experiments, or all."""
+    """Run one of the experiments, or all, or count test pairs among those that were trained on."""
     say(quiet=False)
+    if experiment == "overlap":
+        write_result("training", earlier("training") | {"overlap": overlaps()})
+        return
     wanted = list(EXPERIMENTS) if experiment == "all" else [experiment]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -217,7 +240,7 @@ def main(experiment: str, seeds: int, start: tuple[str, ...]) -> None:
                 if run.start not in starts and run.kind == "encoder":
                     starts[run.start] = untrained(run.start, language, place)
                 runs[run.key] = trained(run, place)
-                write_result("training", {"sample": SAMPLE, "about": STARTS, "starts": starts, "runs": runs})
+                write_result("training", result | {"sample": SAMPLE, "about": STARTS, "starts": starts, "runs": runs})
 
 
 if __name__ == "__main__":

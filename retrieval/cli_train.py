@@ -35,14 +35,14 @@ def _shared(losses: list[str], epochs: str, batch_size: str, lr: str) -> Callabl
             type=click.IntRange(min=0),
             default=0,
             show_default=True,
-            help="The same seed gives the same model.",
+            help="The same seed and the same --precision give the same model.",
         ),
         click.option(
             "--precision",
             type=click.Choice(["auto", "float32", "bfloat16"]),
             default="auto",
             show_default=True,
-            help="auto measures which is faster here.",
+            help="auto measures which is faster here, anew each time.",
         ),
         click.option(
             "--data",

@@ -44,8 +44,8 @@ class STSSet:
     name : str
     sentences1, sentences2 : tuple of str, length n
     scores : ndarray of shape (n,), float64
-        Higher is more alike; any scale, as only ranks and linear relation are measured. In a file also
-        contradiction (0), neutral (1), entailment (2).
+        Higher is more alike; any scale, as only ranks and linear relation are measured. In a file they may all be
+        contradiction (0), neutral (1) or entailment (2) instead.
     dev : STSSet, optional
         The development pairs of the same set, from which a 0/1 set's threshold is taken.
     """
@@ -57,7 +57,7 @@ class STSSet:
     dev: STSSet | None = None
 
     def __post_init__(self) -> None:
-        """Check that it is n pairs with n finite scores."""
+        """Check that it is n pairs of sentences with n finite scores."""
         sizes = len(self.sentences1), len(self.sentences2), len(self.scores)
         if len(set(sizes)) > 1:
             raise InputError(
@@ -68,6 +68,12 @@ class STSSet:
             raise InputError(
                 f"the scores of set {self.name!r} are no array of finite numbers; expected np.array([...])"
             )
+        for row, pair in enumerate(zip(self.sentences1, self.sentences2, strict=True)):
+            for text in pair:
+                if not isinstance(text, str) or not text.strip():
+                    raise InputError(
+                        f"pair {row} of set {self.name!r} has the sentence {text!r:.40}; expected some words"
+                    )
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -245,6 +251,7 @@ def _read(path: Path, name: str) -> STSSet:
     if kind not in SUFFIXES:
         raise CorpusError(str(path), 0, f"suffix {kind!r}; expected one of {', '.join(SUFFIXES)} (also .gz, .zst)")
     first, second, scores = [], [], []
+    words: bool | None = None
     with open_stream(path) as stream:
         lines = lines_of(stream, str(path))
         for line, row in (_json_rows if kind == ".jsonl" else _table_rows)(lines, str(path)):
@@ -253,6 +260,13 @@ def _read(path: Path, name: str) -> STSSet:
                 first.append(_sentence(one))
                 second.append(_sentence(two))
                 scores.append(_score(score))
+                word = _is_word(score)
+                if words is not None and word != words:
+                    raise InputError(
+                        f"score {score!r:.40}, where the rows before have {'words' if words else 'numbers'}; expected "
+                        "one kind in a file"
+                    )
+                words = word
             except InputError as error:
                 raise CorpusError(str(path), line, str(error)) from None
     if not scores:
@@ -313,10 +327,16 @@ def _sentence(value: Any) -> str:
     return value
 
 
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and value.strip().lower() in WORDS
+
+
 def _score(value: Any) -> float:
-    if isinstance(value, str) and (word := value.strip().lower()) in WORDS:
-        return WORDS[word]
+    if _is_word(value):
+        return WORDS[value.strip().lower()]
     try:
+        if isinstance(value, str) and "_" in value:  # Python reads 1_0 as 10
+            raise ValueError(value)
         score = float(value)
     except (TypeError, ValueError):
         raise InputError(f"score {value!r:.40}; expected a number or one of {', '.join(WORDS)}") from None

@@ -77,14 +77,6 @@ def unit(vectors: Any) -> Any:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_the_loss_is_the_sum_over_all_ordered_pairs() -> None:
-    rng = np.random.default_rng(0)
-    scores, labels = rng.uniform(-1, 1, 20), rng.integers(0, 4, 20)
-    total = sum(math.exp(5 * (scores[j] - scores[i])) for i in range(20) for j in range(20) if labels[i] > labels[j])
-    loss = cosent_loss(torch.from_numpy(scores), torch.from_numpy(labels), 5.0)
-    assert loss.item() == pytest.approx(math.log(1 + total))
-
-
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
 def test_features_are_the_layers_and_last_the_models_own_vector(pooling: str, tmp_path: Path) -> None:
     model = load(tiny_bert(tmp_path / "m", pooling, normalize=False))
@@ -189,6 +181,37 @@ def test_only_the_order_of_labels_counts(folder: Path, tmp_path: Path) -> None:
     rows = layer_features(load(folder), TEXTS, tmp_path / "f")
     first, second, labels = pairs()
     one, two = (fit_side(rows, first, second, grades, epochs=1).weights for grades in (labels, np.exp(labels) - 7))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_of_epochs_with_the_same_score_the_first_is_kept() -> None:
+    side = fit_side(ROWS, [0, 2], [1, 3], [0, 1], epochs=3, on_epoch=lambda epoch, side: (0.1, 0.5, 0.5, 0.3)[epoch])
+    assert side.best_epoch == 1
+
+
+def test_the_learning_rate_falls_to_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, rates = torch.optim.Adam.step, list[float]()
+
+    def spy(self: Any, *arguments: Any, **options: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    fit_side(ROWS, [0, 1, 2], [1, 2, 3], [0, 1, 2], epochs=2, batch_size=2, lr=0.1)
+    assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
+
+
+def test_layers_of_other_lengths_give_the_same_map() -> None:
+    """Each layer times a number of its own; powers of two, which rounding does not notice."""
+    times = np.array([64.0, 1.0, 8.0], np.float32)
+    pairs = [0, 1, 2], [1, 2, 3], [0, 1, 2]
+    plain, other = (fit_side(rows, *pairs, epochs=3, rungs=[0, 1]) for rows in (ROWS, ROWS * times[:, None]))
+    np.testing.assert_array_equal(other.weights, plain.weights * (times[-1] / times)[:, None, None])
+    np.testing.assert_array_equal(other.bias, plain.bias * times[-1])
+
+
+def test_labels_that_float32_cannot_tell_apart_are_different() -> None:
+    one, two = (fit_side(ROWS, [0, 2], [1, 3], labels, epochs=1).weights for labels in ([1e9, 1e9 + 1], [0, 1]))
     np.testing.assert_array_equal(one, two)
 
 

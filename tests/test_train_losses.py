@@ -15,7 +15,13 @@ from indexes.errors import InputError
 torch = pytest.importorskip("torch")
 
 from retrieval.train.batches import batches_of_one, mixed_batches  # noqa: E402
-from retrieval.train.losses import CoSENTLoss, CoSENTWithNegativesLoss, CrossEncoderCoSENTLoss, cosent_loss  # noqa: E402
+from retrieval.train.losses import (  # noqa: E402
+    CoSENTLoss,
+    CoSENTWithNegativesLoss,
+    CrossEncoderCoSENTLoss,
+    cosent_loss,
+    text_numbers,
+)
 from retrieval.train.packing import by_length  # noqa: E402
 from retrieval.train.precision import choose_precision  # noqa: E402
 
@@ -124,15 +130,60 @@ def test_the_cross_encoder_loss_is_the_function_of_logits() -> None:
     assert CrossEncoderCoSENTLoss(Model()).scale == 1.0
 
 
+ONE = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+TWO = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+
+
 def test_ranking_beside_cosent_knows_the_alike_pairs_only() -> None:
-    """By hand: one alike pair, whose second sentence competes with all three."""
-    one = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    two = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    parts = CoSENTWithNegativesLoss(None).compute_loss_from_embeddings([one, two], torch.tensor([1.0, 0.5, 0.0]))
-    logits = 20 * torch.cosine_similarity(one[:1], two)
+    """By hand: one alike pair (its label is not below 0), whose second sentence competes with all three."""
+    parts = CoSENTWithNegativesLoss(None).compute_loss_from_embeddings([ONE, TWO], torch.tensor([0, -1, -2]))
+    logits = 20 * torch.cosine_similarity(ONE[:1], TWO)
     assert parts["ranking"].item() == pytest.approx(torch.nn.functional.cross_entropy(logits, torch.tensor(0)).item())
-    none = CoSENTWithNegativesLoss(None).compute_loss_from_embeddings([one, two], torch.tensor([0.0, 0.5, 0.7]))
+    none = CoSENTWithNegativesLoss(None).compute_loss_from_embeddings([ONE, TWO], torch.tensor([-3, -2, -1]))
     assert set(none) == {"cosent"}
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "negatives"),
+    [
+        ("ab cd ef", [0, 0, -1], [{1, 2}, {0, 2}]),
+        ("ab ab ef", [0, 0, -1], [{2}, {2}]),  # the same pair twice
+        ("ab ac ef", [0, 0, -1], [{2}, {2}]),  # two texts alike to a
+        ("ab cb ef", [0, 0, -1], [{2}, {2}]),  # one text alike to two
+        ("ab cd eb", [0, 0, -1], [{1}, {0, 2}]),  # b, alike to a, in a pair that is not
+        ("ab cd ad", [0, 0, -1], [{1, 2}, {0}]),  # d is no negative of c, but one of a
+        ("ab ca ef", [0, 0, -1], [{2}, {0, 2}]),  # a itself
+    ],
+)
+def test_what_is_alike_is_not_pushed_apart(texts: str, labels: list[int], negatives: list[set[int]]) -> None:
+    """By hand, pairs of letters: the second texts that each alike pair's own one competes with."""
+    first, second = (torch.tensor([ord(pair[side]) for pair in texts.split()]) for side in (0, 1))
+    grades = torch.tensor(labels)
+    parts = CoSENTWithNegativesLoss(None).compute_loss_from_embeddings([ONE, TWO], grades, torch.stack([first, second]))
+    cosines = torch.cosine_similarity(ONE[:, None], TWO[None], dim=2).double()
+    expected = [
+        math.log(sum(math.exp(20 * (cosines[i, j] - cosines[i, i])) for j in {i, *others}))
+        for i, others in enumerate(negatives)
+    ]
+    assert parts["ranking"].item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+
+
+def test_the_same_text_is_known_by_its_tokens_whatever_the_padding() -> None:
+    narrow = {"input_ids": torch.tensor([[5, 6], [7, 0]]), "attention_mask": torch.tensor([[1, 1], [1, 0]])}
+    wide = {"input_ids": torch.tensor([[7, 0, 0], [5, 6, 0]]), "attention_mask": torch.tensor([[1, 0, 0], [1, 1, 0]])}
+    flat = {"input_ids": torch.tensor([5, 6, 8]), "offsets": torch.tensor([0, 2])}
+    assert text_numbers([narrow, wide, flat]).tolist() == [[0, 1], [1, 0], [0, 2]]
+
+
+def test_two_of_one_alike_pair_give_no_loss_with_dropout_either() -> None:
+    """The embeddings of one text differ then."""
+
+    class Model(torch.nn.Module):  # type: ignore[misc]
+        def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {"sentence_embedding": torch.randn(len(features["input_ids"]), 4)}
+
+    columns = [{"input_ids": torch.tensor([[5], [5]]), "attention_mask": torch.ones(2, 1)} for _ in range(2)]
+    assert CoSENTWithNegativesLoss(Model())(columns, torch.tensor([0, 0]))["ranking"].item() == 0
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=80), st.integers(2, 9), st.integers(0, 2**32 - 1))

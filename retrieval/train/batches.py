@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sentence_transformers.base.sampler import DefaultBatchSampler, ProportionalBatchSampler
+from sentence_transformers.base.sampler import DefaultBatchSampler
 
 
 def mixed_batches(labels: ArrayLike, batch_size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
@@ -85,13 +85,3 @@ class MixedLabels(DefaultBatchSampler):  # type: ignore[misc]
 
     def __len__(self) -> int:
         return int(-(-len(self.labels) // self.batch_size))
-
-
-class Proportional(ProportionalBatchSampler):  # type: ignore[misc]
-    """Each batch from one set, sets in proportion to their size; unlike its parent it tells them the epoch."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Say to all samplers which epoch comes."""
-        super().set_epoch(epoch)
-        for sampler in self.batch_samplers:
-            sampler.set_epoch(epoch)

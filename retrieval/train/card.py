@@ -23,6 +23,7 @@ EXAMPLES = {
     ),
 }
 SHOWN = ("method", "loss", "epochs", "batch_size", "lr", "warmup", "max_length", "seed")
+WORSE = "**On the dev pairs the model that it was trained from is better.**\n\n"
 
 
 def card(training: Training) -> str:
@@ -67,16 +68,8 @@ from sentence_transformers import {example.split("(")[0]}
 |---|---|---|---|
 {_rows(_epoch(epoch, training.best_epoch) for epoch in training.epochs)}
 
-{_worse(training)}Versions: {", ".join(f"{key} {value}" for key, value in training.made_by.items())}.
+{WORSE if training.worse else ""}Versions: {", ".join(f"{key} {value}" for key, value in training.made_by.items())}.
 """
-
-
-def _worse(training: Training) -> str:
-    scores = {epoch.number: epoch.dev_spearman for epoch in training.epochs}
-    before, after = scores.get(0), scores[training.best_epoch]
-    if before is None or after is None or after >= before:
-        return ""
-    return "**On the dev pairs the model that it was trained from is better.**\n\n"
 
 
 def _rows(cells: Iterable[Iterable[object]]) -> str:

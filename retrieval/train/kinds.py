@@ -27,7 +27,6 @@ from .packing import by_length
 class Kind(Protocol):
     """What the training loop asks of a model."""
 
-    name: str
     losses: dict[str, Builder]
     trainer: Any
     arguments: Any
@@ -51,7 +50,6 @@ class Kind(Protocol):
 class EncoderKind:
     """An encoder: pairs are compared by the cosine of their vectors, each with the model's query prompt."""
 
-    name = "encoder"
     losses = ENCODER_LOSSES
     trainer, arguments = SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     trained_before = True
@@ -83,7 +81,6 @@ class EncoderKind:
 class CrossEncoderKind:
     """A cross-encoder: pairs are read together, their score is one raw logit."""
 
-    name = "cross-encoder"
     losses = CROSS_ENCODER_LOSSES
     trainer, arguments = CrossEncoderTrainer, CrossEncoderTrainingArguments
     prompt: str | None = None

@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from indexes.errors import InputError, VectorError
+from indexes.errors import InputError, TrainingError, VectorError
 
 from ..moments import spread, unit_rows
 
@@ -121,6 +121,8 @@ def fit_side(
         If there are no pairs, all labels are equal, or rows, rungs or settings are out of range.
     VectorError
         If features have another shape, or are NaN or infinite.
+    TrainingError
+        If the loss or the weights become NaN or infinite, or too large for the lengths of vectors to be floats.
 
     Examples
     --------
@@ -151,16 +153,25 @@ def fit_side(
         return mapped
 
     scores: list[float] = []
+    step = 0
     best, best_epoch = inputs.network(change.detach().numpy(), scale), 0
     for epoch in range(epochs + 1):
         if epoch:
             shuffled = torch.randperm(len(grades), generator=order).numpy()
             for batch in np.split(shuffled, range(batch_size, len(grades), batch_size)):
                 cosines = torch.cosine_similarity(vectors(first[batch]), vectors(second[batch]))
+                loss = cosent_loss(cosines, torch.from_numpy(grades[batch]), scale)
+                step += 1
+                if not loss.isfinite():
+                    raise TrainingError(
+                        f"the loss became {loss.item()} at step {step}; try a lower learning rate or a lower scale"
+                    )
                 optimizer.zero_grad()
-                cosent_loss(cosines, torch.from_numpy(grades[batch]), scale).backward()
+                loss.backward()
                 optimizer.step()
                 schedule.step()
+        if not change.detach().square().sum().isfinite():  # lengths of vectors are computed in float32, too
+            raise TrainingError("the weights are no finite numbers any more, or too large; try a lower learning rate")
         network = inputs.network(change.detach().numpy(), scale)
         score = on_epoch(epoch, network) if on_epoch else None
         if score is None or score > max(scores, default=-float("inf")):
@@ -232,13 +243,14 @@ def _rungs(kind: str, rungs: Sequence[int] | None, n_layers: int) -> tuple[int, 
 
 def _pairs(
     features: NDArray[Any], rows1: ArrayLike, rows2: ArrayLike, labels: ArrayLike
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and ranks of labels."""
     if features.ndim != 3 or features.shape[1] < 2 or not features.size or features.dtype.kind != "f":
         raise VectorError(
             f"features have shape {features.shape} and dtype {features.dtype}; expected (texts, layers + 1, d) floats, "
             "as layer_features makes them"
         )
-    first, second, grades = np.asarray(rows1), np.asarray(rows2), np.asarray(labels, np.float32)
+    first, second, grades = np.asarray(rows1), np.asarray(rows2), np.asarray(labels, np.float64)
     if first.ndim != 1 or not first.shape == second.shape == grades.shape or not len(first):
         raise InputError(
             f"there are {first.shape}, {second.shape} rows and {grades.shape} labels; expected one a pair each"
@@ -246,8 +258,8 @@ def _pairs(
     for rows in (first, second):
         if rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= len(features):
             raise InputError(f"a pair names a row that is not there; expected integers from 0 to {len(features) - 1}")
-    if not np.isfinite(grades).all() or np.ptp(grades) == 0:
+    if not np.isfinite(grades).all() or (grades == grades[0]).all():
         raise InputError(
             f"the {len(grades)} labels are all {grades[0]:g} or not finite; expected different ones to learn from"
         )
-    return first.astype(np.int64), second.astype(np.int64), grades
+    return first.astype(np.int64), second.astype(np.int64), np.unique(grades, return_inverse=True)[1]

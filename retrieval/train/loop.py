@@ -23,7 +23,7 @@ from ..encoder import Precision
 from ..pairs import STSSet
 from ..progress import Advance
 from ..similarity import spearman
-from .batches import MixedLabels, Proportional
+from .batches import MixedLabels
 from .examples import ONLY_ALIKE
 from .kinds import Kind
 from .precision import autocast
@@ -100,7 +100,7 @@ def run_epochs(
         report_to="none",
         disable_tqdm=True,
         batch_sampler="no_duplicates" if loss_name in ONLY_ALIKE else MixedLabels,
-        multi_dataset_batch_sampler=Proportional,
+        multi_dataset_batch_sampler="proportional",
         prompts=kind.prompt,
     )
     sets = list(examples.values())

@@ -8,14 +8,14 @@ cross-entropy) is used from there, see `BUILDERS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder
 from sentence_transformers.cross_encoder import losses as cross_losses
 from sentence_transformers.sentence_transformer import losses
-from sentence_transformers.util import batch_to_device
+from sentence_transformers.util import batch_to_device, cos_sim
 from torch import Tensor, nn
 
 from indexes.errors import InputError
@@ -89,22 +89,73 @@ class CoSENTWithNegativesLoss(CoSENTLoss):
     """CoSENT, plus ranking each alike pair's second sentence above all others of the batch.
 
     CoSENT compares annotated pairs only, and so never pushes apart what nobody annotated; multiple negatives
-    ranking (Henderson et al. 2017) does, for pairs labelled `ALIKE` or above on a scale from 0 to 1.
+    ranking (Henderson et al. 2017) does, for alike pairs: those with labels from 0 on, see `examples_of`. What the
+    batch says is alike to a text, and the text itself, is none of its negatives.
     """
 
-    def __init__(self, model: SentenceTransformer, scale: float = ENCODER_SCALE) -> None:
-        super().__init__(model, scale)
-        self.ranking = losses.MultipleNegativesRankingLoss(model, scale=scale)
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor) -> Any:
+        """Both parts, which the trainer adds, of n pairs: two columns of features, and labels of shape (n,)."""
+        columns = list(sentence_features)
+        embeddings = [self.model(features)["sentence_embedding"] for features in columns]
+        return self.compute_loss_from_embeddings(embeddings, labels, text_numbers(columns))
 
-    def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Any:
-        """Both parts, which the trainer adds."""
-        first, second = embeddings
-        alike = labels.view(-1) >= ALIKE
+    def compute_loss_from_embeddings(
+        self, embeddings: list[Tensor], labels: Tensor, texts: Tensor | None = None
+    ) -> Any:
+        """The same of embeddings; `texts` of shape (2, n) has the same number for the same text (None: all differ)."""
         parts = {"cosent": super().compute_loss_from_embeddings(embeddings, labels)}
+        alike = labels.view(-1) >= 0
         if alike.any():
-            candidates = [first[alike], second[alike], second[~alike]]
-            parts["ranking"] = self.ranking.compute_loss_from_embeddings(candidates, labels)
+            if texts is None:
+                texts = torch.arange(2 * len(alike)).view(2, -1)
+            logits = self.scale * cos_sim(embeddings[0][alike], embeddings[1])
+            own = alike.nonzero().view(-1)
+            others = ~torch.eye(len(alike), dtype=torch.bool)[own]
+            logits = logits.masked_fill(others & no_negatives(texts, alike), -torch.inf)
+            parts["ranking"] = torch.nn.functional.cross_entropy(logits, own)
         return parts
+
+
+def text_numbers(columns: Sequence[dict[str, Any]]) -> Tensor:
+    """A number for each text of some columns of features, of shape (columns, n), the same for the same tokens.
+
+    Embeddings would not tell: dropout makes two of one text.
+    """
+    numbers: dict[tuple[int, ...], int] = {}
+    found = []
+    for features in columns:
+        ids = features["input_ids"]
+        if "offsets" in features:  # all texts in one row, as a StaticEmbedding reads them
+            texts = ids.tensor_split(features["offsets"][1:].cpu())
+        else:
+            texts = [row[mask] for row, mask in zip(ids, features["attention_mask"].bool(), strict=True)]
+        found.append([numbers.setdefault(tuple(text.tolist()), len(numbers)) for text in texts])
+    return torch.tensor(found)
+
+
+def no_negatives(texts: Tensor, alike: Tensor) -> Tensor:
+    """For each alike pair's first text, which second texts of the batch are not to be pushed away from it.
+
+    Parameters
+    ----------
+    texts : Tensor of shape (2, n), int
+        Numbers of the texts of n pairs.
+    alike : Tensor of shape (n,), bool
+
+    Returns
+    -------
+    Tensor of shape (number of alike pairs, n), bool
+
+    Examples
+    --------
+    >>> texts = torch.tensor([[0, 0, 4, 5], [1, 2, 3, 0]])  # 0 is alike to 1 and to 2
+    >>> no_negatives(texts, torch.tensor([True, True, False, False])).int().tolist()
+    [[1, 1, 0, 1], [1, 1, 0, 1]]
+    """
+    first, second = texts
+    same_first = first[alike, None] == first[alike]  # (a, a)
+    same_second = second[alike, None] == second  # (a, n)
+    return (same_first.float() @ same_second.float() > 0) | (first[alike, None] == second)
 
 
 class CrossEncoderCoSENTLoss(nn.Module):  # type: ignore[misc]

@@ -112,7 +112,12 @@ class RunFolder:
             if fresh:
                 self._empty()
             self._check(settings)
-            yield self
+            try:
+                yield self
+            except InputError:  # what was asked for cannot be done: nothing of it is left, as if refused before
+                if not self._has_work():
+                    shutil.rmtree(self.path)
+                raise
 
     def _clear_if_done(self) -> None:
         """Remove what a training left that was killed when its model was there already."""

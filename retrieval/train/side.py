@@ -16,7 +16,7 @@ from .features import layer_features
 from .kinds import EncoderKind
 from .ladder import SideNetwork, fit_side
 from .ladder_folder import save_side
-from .run_folder import Epoch, RunFolder
+from .run_folder import Epoch, RunFolder, full_disk_said
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def run_side(
     lr: float,
     seed: int,
     progress: bool,
-) -> tuple[list[Epoch], float]:
+) -> tuple[list[Epoch], int, float]:
     """Train a side network to the end; the encoder with the best one is in the folder.
 
     Features that an interrupted run has computed are not computed again. See `fit_side` for what is not said here.
@@ -43,13 +43,16 @@ def run_side(
     -------
     list of Epoch
         Number 0 is the frozen model; its seconds are those of the features.
+    int
+        The epoch that was kept.
     float
         CoSENT's lambda.
 
     Raises
     ------
     ModelError
-        If the model is not made of a transformer and a pooling, or gives numbers that are not finite.
+        If the model is not made of a transformer and a pooling, or gives numbers that are not finite; TrainingError,
+        one of these, if the network does, or cannot be written.
     """
     sides = [*pairs.sentences1, *pairs.sentences2, *(() if dev is None else (*dev.sentences1, *dev.sentences2))]
     row = {text: i for i, text in enumerate(dict.fromkeys(sides))}
@@ -83,8 +86,9 @@ def run_side(
     )  # fmt: skip
     if scale is None:
         logger.info("the lambda of CoSENT, from the spread of the pairs' cosines, was %.2f", network.scale)
-    folder.keep_best(lambda path: save_side(kind.model, network, path))
-    return done, network.scale
+    with full_disk_said(folder.path):
+        folder.keep_best(lambda path: save_side(kind.model, network, path))
+    return done, network.best_epoch, network.scale
 
 
 def _spearman(network: SideNetwork, features: NDArray[Any], row: dict[str, int], pairs: STSSet) -> float:

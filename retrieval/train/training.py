@@ -77,6 +77,17 @@ class Training:
         """As JSON has it."""
         return asdict(self) | {"path": str(self.path)}
 
+    def scores(self) -> tuple[float | None, float | None]:
+        """Dev Spearman of the model before and of the one kept, as far as they were measured."""
+        found = {epoch.number: epoch.dev_spearman for epoch in self.epochs}
+        return found.get(0), found[self.best_epoch]
+
+    @property
+    def worse(self) -> bool:
+        """Whether the dev pairs speak for the model before."""
+        before, after = self.scores()
+        return before is not None and after is not None and after < before
+
 
 def train_encoder(
     pairs: Datasets,
@@ -285,7 +296,7 @@ def _train(
     run.check_output()
     sets = read_pairs(pairs, "train", data)
     dev_set = None if dev is None else _one(read_pairs(dev, "dev", data))
-    examples = examples_of(sets, options.loss)
+    examples = examples_of(sets, options.loss, options.batch_size)
     if options.method != "full" and len(sets) > 1:
         raise InputError(
             f"method={options.method!r} with {len(sets)} sets of pairs; expected one (labels are compared)"
@@ -315,19 +326,18 @@ def _train(
         scale: float | None
         if isinstance(kind, EncoderKind) and options.method != "full":
             precision: Precision = "float32"
-            epochs, scale = run_side(
+            epochs, best, scale = run_side(
                 kind, sets[0], dev_set, run, method=options.method, scale=options.scale, epochs=options.epochs,
                 batch_size=options.batch_size, lr=options.lr, seed=options.seed, progress=progress,
             )  # fmt: skip
         else:
             precision, epochs = _full(options, kind, sets, examples, dev_set, run, progress)
-            scale = _scale(options)
-        best = best_epoch(epochs)
+            best, scale = best_epoch(epochs).number, _scale(options)
         training = Training(
             path=Path(output), settings=settings, scale=scale, precision=precision, epochs=tuple(epochs),
-            best_epoch=best.number, leaked=leaks, made_by=made_by(),
+            best_epoch=best, leaked=leaks, made_by=made_by(),
         )  # fmt: skip
-        _tell_if_worse(epochs, best)
+        _tell_if_worse(training)
         from .card import card, record
 
         run.finish({"README.md": card(training), "training.json": record(training)})
@@ -399,11 +409,10 @@ def _precision(options: _Options, kind: Kind, loss: torch.nn.Module, examples: d
     return choose_precision(loss, lambda: kind.loss_of(loss, batch["sentence1"], batch["sentence2"], labels))
 
 
-def _tell_if_worse(epochs: list[Epoch], best: Epoch) -> None:
-    before = next((epoch.dev_spearman for epoch in epochs if epoch.number == 0), None)
-    if before is not None and best.dev_spearman is not None and best.dev_spearman < before:
+def _tell_if_worse(training: Training) -> None:
+    if training.worse:
         said = (
             "no epoch is as good on the dev pairs as the model was before (%.2f, now %.2f): better use that, or try "
             "a lower learning rate, more pairs or another method"
         )
-        logger.warning(said, 100 * before, 100 * best.dev_spearman)
+        logger.warning(said, *(100 * (score or 0) for score in training.scores()))
