@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.choice import Choice, choose, free_memory
+from indexes.choice import Choice, choose
 from indexes.errors import InputError
 from indexes.staging import Staging
 from indexes.stored import StoredVectors
@@ -28,7 +28,6 @@ from .whitening import Whitening
 logger = logging.getLogger(__name__)
 
 BATCH = 8192  # rows that are whitened and added together; fixed, so that a build gives the same bytes again
-TRAINING_ROWS = 262_144  # evenly spaced rows that lists and codebooks are trained on
 LONGER = "%s longer than %s tokens: %s; what is beyond was not read"
 
 Vectors = NDArray[np.floating[Any]] | StoredVectors
@@ -143,7 +142,7 @@ def structure(requested: str, n: int, dim: int) -> Choice:
     InputError
         If FAISS cannot make what was asked for, or not of so few rows.
     """
-    choice = choose(n, dim, free_memory()) if requested == "auto" else Choice(factory=requested, reason="as asked for")
+    choice = choose(n, dim) if requested == "auto" else Choice(factory=requested, reason="as asked for")
     check_factory(choice.factory, dim, n)
     return choice
 
@@ -162,7 +161,7 @@ def index_rows(choice: Choice, vectors: Vectors, whitening: Whitening | None, di
         return VectorIndex.build(
             choice.factory,
             dim,
-            lambda: whiten(vectors[spread(len(vectors), TRAINING_ROWS)], whitening),
+            lambda most: _sample(vectors, most, whitening),
             (whiten(batch, whitening) for batch in batches(vectors, advance)),
         )
 
@@ -178,3 +177,10 @@ def batches(vectors: Vectors, advance: Advance) -> Iterator[NDArray[np.floating[
         batch = vectors[start : start + BATCH]
         yield batch
         advance(len(batch))
+
+
+def _sample(vectors: Vectors, most: int, whitening: Whitening | None) -> Float32:
+    """Evenly spaced rows, whitened."""
+    chosen = spread(len(vectors), most)
+    parts = [whiten(vectors[chosen[at : at + BATCH]], whitening) for at in range(0, len(chosen), BATCH)]
+    return np.concatenate(parts)

@@ -129,7 +129,7 @@ def build(
         staging.begin_vectors(dim, dtype, PLAN)
         asked = encode_staged(staging, embed)
         vectors = staging.raw().astype(np.float32)
-        index = VectorIndex.build(factory, dim, lambda: vectors, [vectors])
+        index = VectorIndex.build(factory, dim, lambda most: vectors, [vectors])
         publish = staging.publish_raw if keep_raw else None
         segment = writer.write_segment(index, factory, np.arange(staging.count), publish)
         parameters, data = (None, None) if whitening is None else whitening

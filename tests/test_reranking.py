@@ -132,7 +132,7 @@ def test_an_index_s_own_structure_picks_as_a_basis_of_its_vectors_does(tmp_path:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     scores = np.sin(3 * vectors @ np.random.default_rng(0).normal(size=32))
     asked = vectors.astype(np.float32)
-    index = VectorIndex.build("Flat", 32, lambda: asked, [asked])
+    index = VectorIndex.build("Flat", 32, lambda most: asked, [asked])
     segments = [dataclasses.replace(segment, structure=index)]
     bases = (IndexBasis(segments, searched(segments, 32)), Basis(vectors))
     one, two = (

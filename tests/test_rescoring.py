@@ -132,7 +132,7 @@ def test_raw_vectors_that_are_not_those_of_the_codes_are_seen(
 
 def test_a_row_that_codes_cannot_hold_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The codes learn their range from evenly spaced rows; one far from those has another score by its code."""
-    monkeypatch.setattr("retrieval.making.TRAINING_ROWS", 1500)
+    monkeypatch.setattr("indexes.vectors.TRAINED", 1500)
     alike, odd = [f"word w{i % 7}" for i in range(2999)], "quite other things"
     with Engine.build([*alike[:1001], odd, *alike[1001:]], tmp_path / "i", model="hash:16", index="SQ8") as engine:
         (code,) = engine._bundle.search(engine.embed([odd], "query"), 1)[0]

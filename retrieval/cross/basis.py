@@ -204,12 +204,11 @@ class Basis:
 
     def _indexed(self, structure: Structure) -> VectorIndex:
         lists = max(1, min(int(4 * self.n**0.5), self.n // 39))  # k-means wants 39 rows a list
-        training = spread(self.n, max(SAMPLE, 64 * lists))
         steps = range(0, self.n, 8192)
         return VectorIndex.build(
             "SQ8" if structure == "SQ8" else f"IVF{lists},SQ8",
             self.dim,
-            lambda: self.rows(training).astype(np.float32),
+            lambda most: self.rows(spread(self.n, most)).astype(np.float32),
             (self.rows(np.arange(at, min(at + 8192, self.n))).astype(np.float32) for at in steps),
             unit=False,
         )
