@@ -46,6 +46,8 @@ ANCHORS, QUERIES = 100, 100
 BUDGETS = (20, 50, 100, 200, 500)
 KS = (1, 10, 100)
 RESAMPLES = 1000
+ACROSS = 3
+"""Pictures beside each other."""
 SNLI = SHARED / "data" / "pairs" / "nli-snli-en-devtest.tsv"
 TEXT, LINES = SHARED / "data" / "text", 30_000
 Float32 = NDArray[np.float32]
@@ -373,8 +375,12 @@ def plot() -> None:
 
     cases = earlier("cross_search")["cases"]
     for k in KS[1:]:
-        figure, axes = plt.subplots(1, len(cases), figsize=(3.4 * len(cases), 3.4), sharey=True, squeeze=False)
-        for axis, (name, case) in zip(axes[0], cases.items(), strict=True):
+        down = -(-len(cases) // ACROSS)
+        figure, grid = plt.subplots(down, ACROSS, figsize=(3.4 * ACROSS, 3.2 * down), sharey=True, squeeze=False)
+        axes = grid.ravel()
+        for axis in axes[len(cases) :]:
+            axis.set_axis_off()
+        for axis, (name, case) in zip(axes, cases.items(), strict=False):
             methods = dict.fromkeys(row["method"] for row in case["rows"] if f"recall@{k}" in row)
             for method, colour in zip(methods, ("0.4", "tab:orange", "tab:green", "tab:blue", "tab:red"), strict=True):
                 rows = [row for row in case["rows"] if row["method"] == method]
@@ -389,8 +395,9 @@ def plot() -> None:
             axis.grid(alpha=0.3)
             axis.set_title(f"{name}: {case['documents']:,} documents\n{case['scorer']}", fontsize=9)
             axis.set_xlabel("calls a query")
-        axes[0][0].set_ylabel(f"of the scorer's first {k}, found (%)")
-        axes[0][-1].legend(fontsize=8, loc="lower right")
+        for row in grid:
+            row[0].set_ylabel(f"of the scorer's first {k}, found (%)")
+        axes[0].legend(fontsize=8, loc="lower right")
         figure.tight_layout()
         figure.savefig(HERE.parent / "docs" / "images" / f"cross-search-{k}.png", dpi=130)
         plt.close(figure)

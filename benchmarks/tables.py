@@ -296,21 +296,64 @@ def overlaps(name: str) -> str:
     return markdown([list(found[0]), *([f"{x:,}" if isinstance(x, int) else x for x in row.values()] for row in found)])
 
 
+SHOWN = ((1, 50), (10, 50), (10, 100), (10, 500), (100, 200), (100, 500))
+"""Of the scorer's first k, with so many calls."""
+
+
+def cross_rows(case: dict[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
+    return {(row["method"], row["budget"]): row for row in case["rows"]}
+
+
 def cross_search() -> str:
-    """Every method at some budgets, by case."""
-    rows = [["documents", "scorer", "method", "calls", "first 1", "first 10", "first 100", "nDCG@10", "fell back"]]
+    """What each method finds, by case; 95 % for two of them."""
+    rows = [["documents", "method", *(f"first {k}, {calls} calls" for k, calls in SHOWN), "fell back, 100 calls"]]
     for name, case in result("cross_search")["cases"].items():
-        for row in case["rows"]:
-            if row["budget"] in (20, 500):
-                continue
-            recalls = []
-            for k in (1, 10, 100):
-                value, (low, high) = row.get(f"recall@{k}"), row.get(f"interval@{k}", (0, 0))
-                recalls.append("" if value is None else f"{value:.1f} ({low:.0f}-{high:.0f})")
-            ndcg = "" if row["nDCG@10"] is None else f"{row['nDCG@10']:.1f}"
-            if recalls[0] or ndcg:
-                fell = f"{row['fallbacks']:.0f}%" if row.get("fallbacks") else ""
-                rows.append([name, case["scorer"], row["method"], f"{row['budget']:,}", *recalls, ndcg, fell])
+        found = cross_rows(case)
+        for method in ("plain", "ANNCUR", "ADACUR", "AXN", "both"):
+            cells = []
+            for k, calls in SHOWN:
+                row = found[method, calls]
+                low, high = row[f"interval@{k}"]
+                told = f" ({low:.0f}-{high:.0f})" if (k, calls) in ((10, 100), (100, 200)) else ""
+                cells.append(f"{row[f'recall@{k}']:.1f}{told}")
+            fell = found[method, 100]["fallbacks"]
+            rows.append([f"{name} ({case['documents']:,})", method, *cells, f"{fell:.0f} %" if fell else ""])
+    return markdown(rows)
+
+
+def cross_ndcg() -> str:
+    """nDCG@10 where people judged: following the scorer more closely is not always better."""
+    rows = [["documents", "scorer", "bi-encoder", "every pair scored", "calls", "plain", "ADACUR", "AXN", "both"]]
+    for name, case in result("cross_search")["cases"].items():
+        found = cross_rows(case)
+        whole = found["every pair scored", case["documents"]]["nDCG@10"]
+        if whole is None:
+            continue
+        before = found["bi-encoder alone", 0]["nDCG@10"]
+        for calls in (50, 100, 500):
+            methods = [found[method, calls]["nDCG@10"] for method in ("plain", "ADACUR", "AXN", "both")]
+            rows.append(
+                [name, case["scorer"], f"{before:.1f}", f"{whole:.1f}", str(calls), *(f"{x:.1f}" for x in methods)]
+            )
+    return markdown(rows)
+
+
+def cross_errors() -> str:
+    """What is missed, against plain reranking with as many calls, in percent; and the worst loss to it anywhere."""
+    wanted = (("AXN", 10, 500), ("AXN", 100, 500), ("both", 10, 100), ("both", 100, 200))
+    rows = [["documents", "scorer", *(f"{method}: first {k}, {calls} calls" for method, k, calls in wanted),
+             "furthest below plain"]]  # fmt: skip
+    for name, case in result("cross_search")["cases"].items():
+        found, cells = cross_rows(case), []
+        for method, k, calls in wanted:
+            plain, ours = (100 - found[one, calls][f"recall@{k}"] for one in ("plain", method))
+            cells.append(f"{plain:.1f} to {ours:.1f}" + (f" (-{100 * (1 - ours / plain):.0f} %)" if plain else ""))
+        budgets = sorted({calls for one, calls in found if one == "plain"})
+        gaps = [
+            found[method, calls][f"recall@{k}"] - found["plain", calls][f"recall@{k}"]
+            for method in ("AXN", "both") for calls in budgets for k in (1, 10, 100)
+        ]  # fmt: skip
+        rows.append([name, case["scorer"], *cells, f"{min(0.0, *gaps):.1f}"])
     return markdown(rows)
 
 
@@ -376,6 +419,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "reranker-sts": reranker_sts,
     "reranker-overlap": lambda: overlaps("reranker"),
     "cross-search": cross_search,
+    "cross-ndcg": cross_ndcg,
+    "cross-errors": cross_errors,
     "cross-anchors": cross_anchors,
     "speed-texts": lambda: speed_of("texts", "texts a second", "least cosine"),
     "speed-pairs": lambda: speed_of("pairs", "pairs a second", "correlation"),
