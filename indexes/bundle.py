@@ -35,14 +35,12 @@ from .errors import RESTORE, IndexCorruptError, IndexError_, InputError
 from .files import FileEntry, map_array
 from .loaded import LoadedSegment, nearest, searched
 from .manifest import Manifest, Segment
-from .rescoring import Rescoring, Unit, depth_of
+from .rescoring import AT_ONCE, Rescoring, Unit, depth_of
 from .stored import StoredVectors, unscored
 from .vectors import check_unit
 
 T = TypeVar("T")
 
-COARSE = 4
-"""Times as many rows are scored by their raw vectors where the structures hold fewer than 8 bits a number."""
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
@@ -367,7 +365,7 @@ class Bundle:
         InputError
             If k < 1, or a filter or vector cannot be used.
         IndexCorruptError
-            If raw vectors are not what was committed.
+            If raw vectors are not what was committed, as far as a search looks at them (`indexes.rescoring`).
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise InputError(f"k={k!r}; expected the number of hits, 1 or more")
@@ -379,19 +377,36 @@ class Bundle:
         check_unit(vectors, self._manifest.dim)
         wanted = None if filter is None else self._catalogue.rows_matching(filter)
         coded, depth = depth_of(self._loaded, k)
-        scores, rows = nearest(self._loaded, vectors, depth, wanted, exact)
-        open_ended = np.arange(len(vectors))
-        while len(open_ended := open_ended[_tied_at_end(scores[open_ended], rows[open_ended], k)]):
-            depth = min(2 * rows.shape[1], self._manifest.next_row)
-            deeper_scores, deeper_rows = nearest(self._loaded, vectors[open_ended], depth, wanted, exact)
-            if deeper_rows.shape[1] <= rows.shape[1]:
-                break
-            grown = ((0, 0), (0, deeper_rows.shape[1] - rows.shape[1]))
-            scores, rows = np.pad(scores, grown, constant_values=-np.inf), np.pad(rows, grown, constant_values=-1)
-            scores[open_ended], rows[open_ended] = deeper_scores, deeper_rows
-        if coded and unit is not None and self._manifest.raw is not None:
+        rescored = coded and unit is not None and self._manifest.raw is not None
+        step, found = max(1, AT_ONCE // depth), []
+        for start in range(0, len(vectors), step):
+            found += self._nearest(vectors[start : start + step], k, depth, wanted, exact, unit if rescored else None)
+        return found
+
+    def _nearest(
+        self, vectors: Float32, k: int, depth: int, wanted: Int64 | None, exact: bool, unit: Unit | None
+    ) -> list[list[Found]]:
+        def scored(some: Float32, depth: int) -> tuple[NDArray[np.float64], NDArray[np.float64], Int64]:
+            codes, rows = nearest(self._loaded, some, depth, wanted, exact)
+            if unit is None or self._manifest.raw is None:
+                return codes, codes, rows
             shape = self._manifest.model["dim"], self._manifest.raw
-            scores, rows = self._rescoring.rescored(self._loaded, shape, vectors, scores, rows, unit)
+            return codes, self._rescoring.scores(self._loaded, shape, some, codes, rows, unit), rows
+
+        codes, scores, rows = scored(vectors, depth)
+        open_ended = np.arange(len(vectors))
+
+        def still_open() -> Int64:
+            return open_ended[_open_ended(codes[open_ended], scores[open_ended], rows[open_ended], k)]
+
+        while len(open_ended := still_open()):
+            deeper = scored(vectors[open_ended], min(2 * rows.shape[1], self._manifest.next_row))
+            if deeper[2].shape[1] <= rows.shape[1]:
+                break
+            grown = ((0, 0), (0, deeper[2].shape[1] - rows.shape[1]))
+            codes, scores = (np.pad(part, grown, constant_values=-np.inf) for part in (codes, scores))
+            rows = np.pad(rows, grown, constant_values=-1)
+            codes[open_ended], scores[open_ended], rows[open_ended] = deeper
         documents = self._catalogue.documents(np.unique(rows[rows >= 0]).tolist())
         return [
             sorted(
@@ -426,9 +441,12 @@ class Bundle:
         self._rescoring.keep(now)
 
 
-def _tied_at_end(scores: NDArray[np.floating[Any]], rows: Int64, k: int) -> NDArray[np.bool_]:
-    """For each query: whether the last row found has the score of the k-th, so that more such rows may follow."""
-    if scores.shape[1] <= k:
-        return np.zeros(len(scores), np.bool_)
-    tied: NDArray[np.bool_] = (rows[:, -1] >= 0) & (scores[:, -1] == scores[:, k - 1])
-    return tied
+def _open_ended(
+    codes: NDArray[np.floating[Any]], scores: NDArray[np.floating[Any]], rows: Int64, k: int
+) -> NDArray[np.bool_]:
+    """For each query: whether the last row found may be among the best k, so that more such rows may follow."""
+    if rows.shape[1] <= k:
+        return np.zeros(len(rows), np.bool_)
+    kth = -np.partition(-scores, k - 1, axis=1)[:, k - 1]
+    open_: NDArray[np.bool_] = (rows[:, -1] >= 0) & ((codes[:, -1] == codes[:, k - 1]) | (scores[:, -1] >= kth))
+    return open_

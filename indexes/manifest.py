@@ -151,6 +151,10 @@ class Manifest:
             raise ValueError("anchors without their file")
         if self.compiled is not None:
             _of(self.compiled["fingerprint"], dict)
+            _of(self.compiled["prompts"], dict)
+            for name in ("dim", "pad"):
+                _of(self.compiled[name], int)
+            _of(self.compiled["max_tokens"], int, type(None))
         if len({part is None for part in (self.compiled, self.graph_file, self.tokenizer_file)}) > 1:
             raise ValueError("a part of a compiled encoder")
         if self.anchors is None and any(segment.scores is not None for segment in self.segments):

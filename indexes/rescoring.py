@@ -1,13 +1,13 @@
 """Scores by the raw vectors themselves, of the few rows that codes have found.
 
-Of a file of raw vectors a search reads some rows, so its checksum, which takes reading all of it, is left to the
-commands that do. What is read is held against the code of the row instead; where the two scores differ by more than
-codes do, the checksum decides.
+Of a file of raw vectors a search reads some rows. Where 8-bit codes lie beside them, its checksum, which takes reading
+all of it, is left to the commands that do: what is read is held against the code of the row, and where the two scores
+differ by more than `EIGHT_BITS` the checksum decides. Damage that moves a score by less is seen by ``verify --deep``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ Unit = Callable[[Floats], NDArray[np.float32]]
 
 MARGIN, COARSE = 8, 4
 """Rows beyond k that are scored again, and how many times k where the codes have fewer than 8 bits a number."""
+
+AT_ONCE = 16_384
+"""Rows that are scored together: some kilobytes each."""
 
 
 class Rescoring:
@@ -47,16 +50,16 @@ class Rescoring:
         files = {loaded.segment.raw for loaded in segments}
         self._open = {file: array for file, array in self._open.items() if file in files}
 
-    def rescored(
+    def scores(
         self,
         segments: Sequence[LoadedSegment],
         shape: tuple[int, str],
         vectors: NDArray[np.float32],
-        scores: Floats,
+        codes: Floats,
         rows: Int64,
         unit: Unit,
-    ) -> tuple[NDArray[np.float64], Int64]:
-        """Scores and rows, best first.
+    ) -> NDArray[np.float64]:
+        """The scores of what was found by the raw vectors, of shape (q, m), rounded.
 
         Parameters
         ----------
@@ -65,51 +68,54 @@ class Rescoring:
             Columns and dtype of raw vectors.
         vectors : ndarray of shape (q, dim), float32
             Unit rows.
-        scores, rows : ndarray of shape (q, m)
-            What the structures found; row -1, with score -inf, is none.
+        codes, rows : ndarray of shape (q, m)
+            Scores by the structures, and what they found; row -1, with score -inf, is none.
         unit : callable
 
         Raises
         ------
         IndexCorruptError
-            If the raw vectors are not what was committed.
+            If raw vectors are not what was committed, as far as that is looked at.
         """
         wanted = np.unique(rows[rows >= 0])
-        raw = np.empty((len(wanted), shape[0]), shape[1])
+        raw, errors, of_segment = np.empty((len(wanted), shape[0]), shape[1]), np.zeros(len(wanted)), {}
         for loaded in segments:
-            here = np.isin(wanted, loaded.rows)
+            places = np.searchsorted(loaded.rows, wanted).clip(max=len(loaded.rows) - 1)
+            here = loaded.rows[places] == wanted
             if here.any():
-                raw[here] = self._array(loaded, shape)[loaded.positions_of(wanted[here])]
-        doubtful = False
+                raw[here], errors[here] = self._array(loaded, shape)[places[here]], loaded.index.error
+                of_segment[loaded.segment.raw] = here
+        # subtle: equal rows in different places of a product differ in their last digits, and would not tie
+        distinct, back = np.unique(raw, axis=0, return_inverse=True)
         try:
-            own = unit(raw).astype(np.float64)
+            own = unit(distinct).astype(np.float64)[back.ravel()]
         except VectorError as error:
-            self._read_whole(segments)
+            self._read_whole(of_segment)
             raise IndexCorruptError(f"{self._folder}: a raw vector cannot be used ({error}); {RESTORE}") from error
-        most = max((loaded.index.error for loaded in segments), default=0.0)
-        found = np.full(scores.shape, -np.inf)
+        found, doubtful = np.full(codes.shape, -np.inf), np.zeros(len(wanted), np.bool_)
         for query, vector in enumerate(vectors.astype(np.float64)):
             there = np.flatnonzero(rows[query] >= 0)
-            places = np.searchsorted(wanted, rows[query, there])
-            found[query, there] = (own[places] @ vector).round(DECIMALS)
-            doubtful |= not (np.abs(found[query, there] - scores[query, there]) <= most).all()
-        if doubtful:  # damage, or a row far from all that the codes learned their range from
-            self._read_whole(segments)
-        best = np.argsort(-found, axis=1, kind="stable")
-        return np.take_along_axis(found, best, 1), np.take_along_axis(rows, best, 1)
+            at = np.searchsorted(wanted, rows[query, there])
+            found[query, there] = (own[at] @ vector).round(DECIMALS)
+            doubtful[at] |= ~(np.abs(found[query, there] - codes[query, there]) <= errors[at])
+        if doubtful.any():  # damage, or a row far from all that the codes learned their range from
+            self._read_whole(file for file, here in of_segment.items() if doubtful[here].any())
+        return found
 
-    def _read_whole(self, segments: Sequence[LoadedSegment]) -> None:
-        """Hold every byte of the raw vectors against its checksum, once."""
-        for loaded in segments:
-            if loaded.segment.raw is not None and loaded.segment.raw not in self._sound:
-                loaded.segment.raw.verify(self._folder)
-                self._sound.add(loaded.segment.raw)
+    def _read_whole(self, files: Iterable[FileEntry | None]) -> None:
+        """Hold every byte of some raw vectors against their checksums, once."""
+        for file in files:
+            if file is not None and file not in self._sound:
+                file.verify(self._folder)
+                self._sound.add(file)
 
     def _array(self, loaded: LoadedSegment, shape: tuple[int, str]) -> Floats:
         file = loaded.segment.raw
         assert file is not None
         if file not in self._open:
             path = file.verify(self._folder, content=False)
+            if loaded.index.error > EIGHT_BITS:  # such codes would show no damage
+                self._read_whole([file])
             self._open[file] = map_array(path, (loaded.segment.count, shape[0]), shape[1])
         return self._open[file]
 

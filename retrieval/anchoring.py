@@ -204,17 +204,26 @@ class _Commits:
         self._waiting.clear()
         self._since = time.monotonic()
 
+    def check(self) -> None:
+        """Nothing, if the state that is loaded has the anchors of these scores.
+
+        Raises
+        ------
+        InputError
+        """
+        if self.bundle.manifest.anchors_file != self._file:
+            raise InputError(
+                f"{self.bundle.folder} got other anchor queries meanwhile, or none, not those of these scores; "
+                "begin anew with fresh=True (--fresh), or go on with those"
+            )
+
     @contextmanager
     def _writer(self) -> Iterator[BundleWriter]:
         if not self._writing.acquire(blocking=False):
             raise IndexLockedError(f"{self.bundle.folder} is being written by another thread")
         try:
             with BundleWriter(self.bundle.folder, self.bundle) as writer:
-                if self.bundle.manifest.anchors_file != self._file:
-                    raise InputError(
-                        f"{self.bundle.folder} got other anchor queries meanwhile, not those of these scores; "
-                        "begin anew with fresh=True (--fresh), or go on with those"
-                    )
+                self.check()
                 yield writer
         finally:
             self._writing.release()
@@ -225,6 +234,7 @@ def _score_documents(commits: _Commits, scorer: Scorer, documents: int | None, p
     bundle = commits.bundle
 
     def to_do() -> tuple[Sequence[str], Int64]:
+        commits.check()
         scores, path = bundle.anchor_scores(), bundle.anchors_path
         assert scores is not None and path is not None
         known = is_scored(scores)
@@ -251,8 +261,8 @@ def _score_documents(commits: _Commits, scorer: Scorer, documents: int | None, p
         except BaseException:  # Ctrl-C, or a text that the scorer cannot take: what was paid for is kept
             try:
                 commits.scores()
-            except IndexLockedError as error:
-                logger.warning("the last scores are lost, another process is writing: %s", error)
+            except Exception as error:  # noqa: BLE001  # what stopped the scoring is what is to be told
+                logger.warning("the last scores are lost: %s", error)
             raise
     return calls
 

@@ -307,9 +307,7 @@ class Engine:
             raise InputError(f"budget={budget!r}, method={method!r} without rerank; name a cross-encoder to be asked")
         if not isinstance(query_or_queries, np.ndarray):
             return self.search_encoded(self.encode(query_or_queries, "query"), k, filter=filter, exact=exact)
-        found = self._bundle.read(
-            lambda: self._bundle.search(query_or_queries, k, filter=filter, exact=exact, unit=self._unit)
-        )
+        found = self._bundle.search(query_or_queries, k, filter=filter, exact=exact, unit=self._unit)
         return [hits_of(of_query) for of_query in found]
 
     def search_encoded(

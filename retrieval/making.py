@@ -182,5 +182,10 @@ def batches(vectors: Vectors, advance: Advance) -> Iterator[NDArray[np.floating[
 def _sample(vectors: Vectors, most: int, whitening: Whitening | None) -> Float32:
     """Evenly spaced rows, whitened."""
     chosen = spread(len(vectors), most)
-    parts = [whiten(vectors[chosen[at : at + BATCH]], whitening) for at in range(0, len(chosen), BATCH)]
-    return np.concatenate(parts)
+    rows: Float32 | None = None
+    for at in range(0, len(chosen), BATCH):
+        part = whiten(vectors[chosen[at : at + BATCH]], whitening)
+        rows = np.empty((len(chosen), part.shape[1]), np.float32) if rows is None else rows
+        rows[at : at + len(part)] = part
+    assert rows is not None
+    return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
@@ -11,10 +12,13 @@ from indexes.errors import InputError
 from indexes.files import FileEntry
 
 from .compiled.encoder import CompiledEncoder, compiled_before
+from .compiled.graph import is_installed
 from .compiled.store import Compiled
 from .encoder import Encoder, find_model, load_encoder
 from .models import ModelFiles, compare
 from .whitening import Whitening
+
+logger = logging.getLogger(__name__)
 
 
 def model_record(encoder: Encoder) -> dict[str, Any]:
@@ -54,6 +58,10 @@ def encoder_of(record: Mapping[str, Any], place: str | Encoder | None, carried: 
         known = compiled_before(record["fingerprint"], carried, name=record["name"], source=record["source"], **how)
         if known is not None:
             return known
+        if carried is not None and not is_installed():
+            logger.warning(
+                "the index carries its compiled model, but nothing here runs it: pip install 'sentence-retrieval[fast]'"
+            )
     found = find_model(record["name"] if place is None else place)
     encoder = load_encoder(found, **how) if isinstance(found, ModelFiles) else found
     compare(record["fingerprint"], encoder.fingerprint, encoder.name)

@@ -265,11 +265,11 @@ def scorer_record(scorer: Scorer) -> dict[str, Any]:
     """
     given: Any = getattr(scorer, "fingerprint", None)
     try:
-        decides = dict(given or {})
+        decides = dict(given) if isinstance(given, Mapping) else {}
         lasts = json.loads(json.dumps(decides, allow_nan=False)) == decides
     except (TypeError, ValueError):
         lasts = False
-    if not given or not lasts:
+    if not decides or not lasts:
         raise InputError(
             f"the scorer's fingerprint is {given!r:.100}, by which its scores cannot be told from another's; name a "
             "cross-encoder, or give the scorer an attribute `fingerprint`: a mapping, that JSON can hold, of all that "
@@ -288,10 +288,10 @@ def check_scorer(anchors: Mapping[str, Any], scorer: Scorer) -> None:
         Which parts differ, naming both; or that the scorer has no fingerprint.
     """
     given, name = getattr(scorer, "fingerprint", None), getattr(scorer, "name", type(scorer).__name__)
-    if not given:
+    if not given or not isinstance(given, Mapping):
         raise FingerprintError(
             f"the anchors were scored by {anchors['name']}, and {name} has no fingerprint that would show it to be the "
-            "same; give it an attribute `fingerprint`"
+            "same; give it an attribute `fingerprint`, a mapping"
         )
     compare(
         dict.fromkeys(given) | dict(anchors["fingerprint"]), given, name,

@@ -224,7 +224,29 @@ def test_scores_that_another_writer_costs_are_told(
 
         with pytest.raises(KeyboardInterrupt):
             engine.score_anchors(Hidden(stop))
-    assert "the last scores are lost, another process is writing" in caplog.text and len(right(engine)) == 1
+    assert "the last scores are lost: " in caplog.text and "is being written" in caplog.text and len(right(engine)) == 1
+
+
+def test_anchors_that_are_dropped_meanwhile_end_the_scoring(
+    engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.score_anchors(Hidden(), anchors=4, documents=1)
+
+    def drop(error: type[BaseException] | None) -> Callable[[int], None]:
+        def meddle(calls: int) -> None:
+            with Engine.open(tmp_path / "i") as other:
+                other.drop_anchors()
+            if error is not None:
+                raise error
+
+        return meddle
+
+    with pytest.raises(InputError, match="got other anchor queries meanwhile, or none"):
+        engine.score_anchors(Hidden(drop(None)))
+    engine.score_anchors(Hidden(), anchors=4, documents=1)
+    with pytest.raises(KeyboardInterrupt):
+        engine.score_anchors(Hidden(drop(KeyboardInterrupt)))
+    assert engine.info()["anchors"] is None
 
 
 def test_threads_of_one_engine_take_turns(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,14 +254,28 @@ def test_threads_of_one_engine_take_turns(engine: Engine, monkeypatch: pytest.Mo
     monkeypatch.setattr(anchoring, "PAIRS", 8)
     monkeypatch.setattr(anchoring, "COMMIT_EVERY", 0.0)
     engine.score_anchors(Hidden(), anchors=4, documents=1)
+    committing, go_on, commit = threading.Event(), threading.Event(), BundleWriter.commit
+
+    def slow(self: BundleWriter, *given: Any, **how: Any) -> Any:
+        committing.set()
+        go_on.wait(30)
+        return commit(self, *given, **how)
+
     with ThreadPoolExecutor() as pool:
-        scoring = pool.submit(engine.score_anchors, Hidden())
-        for i in range(15):
-            engine.add([f"came meanwhile, as number {i}"])
+        with monkeypatch.context() as patch:
+            patch.setattr(BundleWriter, "commit", slow)
+            scoring = pool.submit(engine.score_anchors, Hidden())
+            committing.wait(30)
+            adding = pool.submit(engine.add, ["came meanwhile"])
+            with pytest.raises(TimeoutError):
+                adding.result(0.3)  # it waits
+            go_on.set()
+            adding.result()
+        for i in range(5):
             engine.delete([f"{i:04}"])
         scoring.result()
     engine.score_anchors(Hidden())
-    assert len(right(engine)) == len(engine) == 300
+    assert len(right(engine)) == len(engine) == 296
 
 
 def test_scores_are_committed_on_the_way_while_others_write(
@@ -314,9 +350,9 @@ def test_what_cannot_be_is_said_and_changes_nothing(engine: Engine, tmp_path: Pa
     refused("anchors=0; expected a whole number", anchors=0)
     refused("documents=True; expected a whole number", documents=True)
     refused("fingerprint is None.*give the scorer an attribute", scorer=lambda query, some: [0.0] * len(some))
-    for fingerprint in ({"weights": b"0a"}, {"limits": (1, 2)}, {1: 2}, {"weights": float("nan")}, "0a"):
+    for fingerprint in ({"weights": b"0a"}, {"limits": (1, 2)}, {1: 2}, {"weights": float("nan")}, "0a", [("a", "b")]):
         odd = Hidden()
-        odd.fingerprint = fingerprint
+        odd.fingerprint = fingerprint  # type: ignore[assignment]
         refused("fingerprint is .*that JSON can hold", scorer=odd)
     refused("queries are 'a log.txt'; expected a sequence", queries="a log.txt")
     refused("1 different queries to choose anchors from; expected 2", queries=["a", "a"])
@@ -473,6 +509,10 @@ def test_anchors_of_another_cross_encoder_are_not_used(engine: Engine, caplog: p
     assert caplog.text.count("anchors are not used") == 1
     engine.search(TEXTS[0], 5, method="adaptive", budget=40, rerank=lambda query, some: [len(text) for text in some])
     assert "has no fingerprint that would show it to be the same" in caplog.text
+    for fingerprint in ("0a", [("weights", "0a")], 5):
+        other.fingerprint = fingerprint  # type: ignore[assignment]
+        assert engine.search(TEXTS[:5], 5, method="adaptive", **how) == without
+    other.fingerprint = {"weights": "ff", "max_length": 512}
     with pytest.raises(
         FingerprintError, match="weights differ from those of 'hidden'.*name that one, or score them anew"
     ):

@@ -75,6 +75,17 @@ def made(folder: Path, precision: Any = None) -> CompiledEncoder:
 # ---- the same as the model
 
 
+def test_windows_and_batches_change_no_vector(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = made(folder, "float32")
+    expected = encoder.encode(TEXTS)
+    for at_once, tokens in ((8, 64), (3, 16), (1, 1)):
+        monkeypatch.setattr("retrieval.compiled.model.AT_ONCE", at_once)
+        monkeypatch.setattr("retrieval.compiled.model.TOKENS", tokens)
+        found = encoder.encode(TEXTS)
+        assert np.allclose(found.vectors, expected.vectors, atol=1e-5)
+        assert np.array_equal(found.truncated, expected.truncated)
+
+
 def test_vectors_are_those_of_the_model(folder: Path) -> None:
     theirs = SentenceTransformerEncoder(locate(str(folder)))
     for precision, least in (("float32", 0.99999), ("bfloat16", 0.999)):
