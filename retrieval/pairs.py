@@ -195,6 +195,8 @@ def _in_folder(folder: Path, split: str) -> list[STSSet]:
         return [own if dev is None else replace(own, dev=dev)]
     found: list[STSSet] = []
     for inner in sorted(folder.iterdir()):
+        if inner.name.startswith("."):  # .git, .venv
+            continue
         one = None
         if inner.is_dir():
             one = _in_folder(inner, split) if _of_split(inner, split, read=False) else None
@@ -243,7 +245,8 @@ def _stem(file: Path) -> str:
 
 
 def _name_of(file: Path) -> str:
-    return file.resolve().parent.name if _is_split(file) else _stem(file)
+    """A split read by itself is named with its folder: two of one folder are then told apart."""
+    return f"{file.resolve().parent.name}/{_stem(file)}" if _is_split(file) else _stem(file)
 
 
 def _read(path: Path, name: str) -> STSSet:
@@ -291,6 +294,11 @@ def _table_rows(lines: Iterator[tuple[int, bytes]], source: str) -> Iterator[tup
     try:
         reader = csv.reader(texts(), **dialect)
         header: Sequence[str] = next(reader, [])
+        for names in COLUMNS if at else ():  # an empty file has no header
+            try:
+                _column(dict.fromkeys(header), names)
+            except InputError as error:
+                raise CorpusError(source, at, str(error)) from None
         for row in reader:
             if row and len(row) != len(header):
                 raise CorpusError(source, at, f"{len(row)} fields; expected {len(header)} as in the header")
@@ -305,6 +313,9 @@ def _json_rows(lines: Iterator[tuple[int, bytes]], source: str) -> Iterator[tupl
         try:
             text = decoded(line, raw)
             row = json.loads(text) if text.strip() else None
+        except json.JSONDecodeError as error:  # its own words count lines and columns in this line
+            said = f"not JSON at character {error.pos} of the line (counted from 0): {error.msg}"
+            raise CorpusError(source, line, f"{said}; expected one object a line") from None
         except (ValueError, RecursionError) as error:  # an InputError is a ValueError, too
             raise CorpusError(source, line, f"not JSON: {error}; expected one object a line") from None
         if row is not None and not isinstance(row, dict):
@@ -317,7 +328,8 @@ def _column(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     for name in names:
         if name in row:
             return row[name]
-    raise InputError(f"no column {names[0]!r}; the columns are {', '.join(map(str, row)) or 'none'}")
+    others = f"{names[0]!r} (or {', '.join(map(repr, names[1:]))})"
+    raise InputError(f"no column {others}; the columns are {', '.join(map(str, row)) or 'none'}")
 
 
 def _sentence(value: Any) -> str:

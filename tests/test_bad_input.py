@@ -597,7 +597,10 @@ def test_ctrl_c_at_any_step_loses_nothing(here: Path, monkeypatch: pytest.Monkey
         assert (ran.code, ran.errors) == (0, [])
         assert documents_of("index") == new
         return
-    assert (ran.code, ran.errors) == (130, []) and "interrupted; nothing stored is lost" in ran.err
+    assert (ran.code, ran.errors) == (
+        130,
+        [],
+    ) and "nothing stored is lost, and the same command goes on from what is stored" in ran.err
     assert documents_of("index") == (new if "committed" in reached else old)
     done("verify", "index", "--deep")
     done(*line)

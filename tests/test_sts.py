@@ -113,7 +113,7 @@ def test_the_threshold_comes_from_dev_and_never_from_test(tmp_path: Path) -> Non
     assert score.threshold == pytest.approx(best_threshold(cosines(dev), dev.scores), abs=1e-6)
     assert score.accuracy == pytest.approx(((cosines(test) >= score.threshold) == test.scores).mean())
     (alone,) = load_sts(folder / "test.tsv")
-    assert evaluate_sts("hash:64", alone)["set"].accuracy is None
+    assert evaluate_sts("hash:64", alone)["set/test"].accuracy is None
     write(folder / "dev.tsv", pairs(80, 2))  # graded: no threshold in it
     assert evaluate_sts("hash:64", load_sts(folder)[0])["set"].threshold is None
 
@@ -128,6 +128,20 @@ def test_a_split_that_is_not_there_is_never_another_one(tmp_path: Path, caplog: 
         load_sts(tmp_path / "sets" / "b", split="dev")
     assert [made.name for made in load_sts(tmp_path / "sets", split="dev")] == ["a"]
     assert "b was left out: no dev pairs in it" in caplog.text
+
+
+def test_a_split_read_by_itself_is_named_with_its_folder_and_hidden_folders_are_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split in ("train", "dev"):
+        write(tmp_path / "set" / f"{split}.tsv", pairs())
+    assert [load_sts(tmp_path / "set" / f"{split}.tsv")[0].name for split in ("train", "dev")] == [
+        "set/train",
+        "set/dev",
+    ]
+    (tmp_path / ".git").mkdir()
+    assert [made.name for made in load_sts(tmp_path, split="dev")] == ["set"]
+    assert caplog.text == ""
 
 
 def test_subsets_are_one_concatenated_set(tmp_path: Path) -> None:
@@ -314,7 +328,7 @@ def test_files_folders_and_names(tmp_path: Path) -> None:
         ("sentence1\tsentence2\tscore\na\tb\n", r":2: 2 fields; expected 3"),
         (
             "sentence1\tsentence2\tscores\na\tb\t1\n",
-            r":2: no column 'score'; the columns are sentence1, sentence2, scores",
+            r":1: no column 'score' \(or 'label', 'similarity'\); the columns are sentence1, sentence2, scores",
         ),
         ("sentence1\tsentence2\tscore\n", r"no pairs in it"),
         ("", r"no pairs in it"),
@@ -331,7 +345,8 @@ def test_bad_bytes_and_bad_json_are_named(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"bad.tsv:3: .*not UTF-8"):
         load_sts(tmp_path / "bad.tsv")
     (tmp_path / "bad.jsonl").write_text('{"sentence1": "a", "sentence2": "b", "score": 1}\n{"sentence1"\n')
-    with pytest.raises(CorpusError, match=r"bad.jsonl:2: not JSON"):
+    said = r"bad.jsonl:2: not JSON at character 13 of the line \(counted from 0\): Expecting"
+    with pytest.raises(CorpusError, match=said):
         load_sts(tmp_path / "bad.jsonl")
     (tmp_path / "bad.xml").write_text("x")
     with pytest.raises(CorpusError, match="expected one of .tsv"):

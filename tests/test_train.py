@@ -211,7 +211,8 @@ def test_an_interrupted_training_is_not_gone_on_with_under_other_settings(
         train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK)
     with pytest.raises(InputError, match=r"has lr 0.002, now it is 0.001; run it as it was to go on, or begin anew"):
         train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK | {"lr": 1e-3})
-    with pytest.raises(InputError, match=r"has train .* now it is .* begin anew with --fresh"):
+    said = r"has train made \(160 pairs, SHA-256 \w{16}...\), now it is made-dev \(60 pairs.* begin anew with --fresh"
+    with pytest.raises(InputError, match=said):
         train_encoder(DEV, tmp_path / "model", model=tiny, **QUICK)
     train_encoder(DEV, tmp_path / "model", model=tiny, fresh=True, **QUICK)
     train_encoder(DEV, tmp_path / "other", model=tiny, **QUICK)
@@ -260,6 +261,8 @@ def test_a_side_network_learns_and_its_folder_is_plain(tiny: str, tmp_path: Path
     result = train_encoder(TRAIN, tmp_path / "model", **quick)
     before, *after = [epoch.dev_spearman or 0 for epoch in result.epochs]
     assert max(after) > before + 0.1 and len(after) == 10
+    losses = [epoch.loss for epoch in result.epochs]
+    assert losses[0] is None and (losses[-1] or 9) < (losses[1] or 0)
     assert after[result.best_epoch - 1] == max(after)
     plain = SentenceTransformer(str(tmp_path / "model"), device="cpu")
     for model in (plain, str(tmp_path / "model")):
@@ -300,6 +303,121 @@ def test_features_that_an_interrupted_training_computed_are_not_computed_again(
     monkeypatch.setattr(features, "_computed", counting)
     train_encoder(TRAIN, tmp_path / "model", model=tiny, method="linear")
     assert computed == [0]
+
+
+def test_features_are_used_with_another_learning_rate_and_refused_with_other_texts(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from retrieval.train import features
+
+    side: dict[str, Any] = {"model": tiny, "method": "linear", "batch_size": 160}
+    with pytest.raises(TrainingError, match="try a lower learning rate"):
+        train_encoder(TRAIN, tmp_path / "model", lr=1e19, **side)
+    for wrong, said in (
+        ({"pairs": DEV}, "has train made"),
+        ({"max_length": 9}, "has max_length none, now it is 9; run it as it was"),
+        ({"dev": DEV}, r"has dev none, now it is made-dev \(60"),
+    ):
+        with pytest.raises(InputError, match=said):
+            train_encoder(**{"pairs": TRAIN, "output": tmp_path / "model"} | side | wrong)
+    computed: list[int] = []
+    original = features._computed
+
+    def counting(model: Any, texts: Any, prompt: str, batches: Any) -> Any:
+        computed.append(len(batches))
+        return original(model, texts, prompt, batches)
+
+    monkeypatch.setattr(features, "_computed", counting)
+    other = side | {"method": "ladder", "batch_size": 16, "epochs": 2, "seed": 3, "scale": 7.0}
+    result = train_encoder(TRAIN, tmp_path / "model", lr=1e-3, **other)
+    assert computed == [0]
+    assert result.settings["lr"] == 1e-3 and [epoch.number for epoch in result.epochs] == [0, 1, 2]
+
+
+def test_features_without_a_note_of_them_are_no_work(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Interrupted in the first batches of features, or before the first checkpoint."""
+    from retrieval.train import features
+
+    def stop(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(features, "_computed", stop)
+    monkeypatch.setattr(loop._Watch, "on_step_end", stop)
+    for method in ("linear", "full"):
+        caplog.clear()
+        with pytest.raises(KeyboardInterrupt):
+            train_encoder(TRAIN, tmp_path / "model", model=tiny, method=method)  # type: ignore[arg-type]
+        assert "nothing was stored yet: the same command begins anew" in caplog.text
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_after_a_checkpoint_does_not_say_that_nothing_was_stored(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with stopped_after(3, monkeypatch), pytest.raises(KeyboardInterrupt):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, **QUICK)
+    assert "nothing was stored" not in caplog.text and (tmp_path / "model.training").is_dir()
+
+
+def test_a_model_that_cannot_be_trained_leaves_nothing(tiny: str, tmp_path: Path) -> None:
+    """A model of the wrong kind, and a side network's model for a side network."""
+    train_cross_encoder(TRAIN, tmp_path / "cross", model=tiny, **QUICK)
+    train_encoder(TRAIN, tmp_path / "side", model=tiny, method="ladder", epochs=1)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ModelError, match="is a cross-encoder"):
+        train_encoder(TRAIN, tmp_path / "model", model=str(tmp_path / "cross"))
+    with pytest.raises(ModelError, match=r"model '.*side' is made of .*; expected Transformer, .* begin from such a"):
+        train_encoder(TRAIN, tmp_path / "model", model=str(tmp_path / "side"), method="ladder")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("dev", [None, DEV])
+@pytest.mark.parametrize("train_it", [train_encoder, train_cross_encoder])
+def test_a_model_that_tells_no_pairs_apart_any_more_is_no_success(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train_it: Any, dev: STSSet | None
+) -> None:
+    """What too high a learning rate ends in; here the weights are made so, for a model this small does not collapse."""
+    original = loop._Watch.on_step_end
+
+    def collapsing(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for layer in self.kind.model.modules():
+            if isinstance(layer, torch.nn.LayerNorm):
+                layer.weight.data.zero_()
+                layer.bias.data.fill_(1)
+        original(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(loop._Watch, "on_step_end", collapsing)
+    said = "^after epoch 1 the model gives all pairs the same score .*; try a lower learning rate$"
+    with pytest.raises(TrainingError, match=said):
+        train_it(TRAIN, tmp_path / "model", model=tiny, dev=dev, **QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("scores", "told"), [((0.5, 0.5), 0), ((0.5, 0.6), 1)])
+def test_best_so_far_is_better_than_before_training(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, scores: Any, told: int
+) -> None:
+    found = iter(scores)
+    monkeypatch.setattr(loop._Watch, "dev_spearman", lambda self: next(found))
+    with caplog.at_level(logging.INFO, "retrieval"):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, dev=DEV, **QUICK | {"epochs": 1})
+    assert caplog.text.count("best so far") == told
+
+
+def test_sets_that_are_the_same_are_told_and_told_apart(
+    tiny: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The two splits of a folder have its name; a file may be given twice."""
+    (tmp_path / "data").mkdir()
+    train, _ = written(TRAIN, tmp_path / "data" / "train.tsv"), written(DEV, tmp_path / "data" / "dev.tsv")
+    quick = QUICK | {"epochs": 1}
+    result = train_encoder(tmp_path / "data", tmp_path / "one", model=tiny, dev=tmp_path / "data", **quick)
+    assert (result.settings["train"][0]["name"], result.settings["dev"]["name"]) == ("data", "data/dev")
+    assert "the same pairs" not in caplog.text
+    train_encoder([train, train], tmp_path / "two", model=tiny, **quick)
+    assert "data/train-2 has the same pairs and labels as data/train: they count again" in caplog.text
 
 
 def test_encoder_and_cross_encoder_are_not_taken_for_each_other(tiny: str, tmp_path: Path) -> None:
@@ -461,7 +579,8 @@ def test_batches_are_worked_on_in_groups(
     original, sizes = BertModel.forward, list[int]()
 
     def spy(self: Any, input_ids: Any, *arguments: Any, **options: Any) -> Any:
-        sizes.append(len(input_ids))
+        if torch.is_grad_enabled():
+            sizes.append(len(input_ids))
         return original(self, input_ids, *arguments, **options)
 
     monkeypatch.setattr(BertModel, "forward", spy)
@@ -507,6 +626,8 @@ def test_a_training_that_made_it_worse_says_so(tiny: str, tmp_path: Path, caplog
 def test_what_cannot_be_dev_pairs(tiny: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="all 60 dev labels are the same"):
         train_encoder(TRAIN, tmp_path / "model", model=tiny, dev=replace(DEV, scores=np.ones(60)), **QUICK)
+    with pytest.raises(InputError, match="there is 1 dev pair; expected pairs with different labels"):
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, dev=DEV.take([0]), **QUICK)
     with pytest.raises(InputError, match="there are no pairs"):
         train_encoder([], tmp_path / "model", model=tiny, **QUICK)
 
@@ -587,7 +708,11 @@ def test_sentences_of_ones_own_are_looked_at_too() -> None:
         ),
         ("sentence1\tsentence2\tscore\na\tb\t1\nc\td\t1\n", "all 2 labels of 'train' are 1"),
         ("sentence1\tsentence2\tscore\n", "no pairs in it"),
-        ("one\ttwo\tscore\na\tb\t1\n", "no column 'sentence1'"),
+        (
+            "one\ttwo\tscore\na\tb\t1\n",
+            ":1: no column 'sentence1' (or 'text1', 'sentence_a'); the columns are one, two",
+        ),
+        ("sentence1\tsentence2\tscore\na\tb\t1\n", "the only label of 'train' is 1"),
     ],
 )
 def test_pairs_that_cannot_be_used_are_one_sentence_at_the_command_line(

@@ -35,6 +35,10 @@ def read_pairs(pairs: Datasets, split: str, data: str | PathLike[str] | None) ->
         while name in sets:
             name, again = f"{found.name}-{again}", again + 1
         sets[name] = replace(found, name=name, dev=None)
+    first: dict[str, str] = {}
+    for name, found in sets.items():
+        if (same := first.setdefault(found.digest, name)) != name:
+            logger.warning("%s has the same pairs and labels as %s: they count again", name, same)
     return list(sets.values())
 
 
@@ -96,8 +100,10 @@ def examples_of(sets: Sequence[STSSet], loss: str, batch_size: int) -> dict[str,
             columns: dict[str, Any] = {"sentence1": list(alike.sentences1), "sentence2": list(alike.sentences2)}
         else:
             if np.ptp(pairs.scores) == 0:
+                n, name = len(pairs), repr(pairs.name)
+                said = f"the only label of {name} is" if n == 1 else f"all {n} labels of {name} are"
                 raise InputError(
-                    f"all {len(pairs)} labels of {pairs.name!r} are {pairs.scores[0]:g}; the loss {loss!r} learns from "
+                    f"{said} {pairs.scores[0]:g}; the loss {loss!r} learns from "
                     "pairs with different labels: add pairs that are less alike, or use the loss 'mnrl' for alike ones"
                 )
             columns = {"sentence1": list(pairs.sentences1), "sentence2": list(pairs.sentences2)}

@@ -106,7 +106,7 @@ def layer_features(
     return finished
 
 
-def check_plain(model: SentenceTransformer) -> tuple[int, int]:
+def check_plain(model: SentenceTransformer, name: str = "the model") -> tuple[int, int]:
     """The layers L and the width d of a model that is a transformer, a pooling of that width and nothing else.
 
     Raises
@@ -121,11 +121,14 @@ def check_plain(model: SentenceTransformer) -> tuple[int, int]:
     kinds = (Transformer, Pooling, Normalize)
     named = ", ".join(type(module).__name__ for module in modules)
     if len(modules) not in (2, 3) or not all(map(isinstance, modules, kinds)):
-        raise ModelError(f"the model is made of {named}; expected Transformer, Pooling and perhaps Normalize")
+        raise ModelError(
+            f"{name} is made of {named}; expected Transformer, Pooling and perhaps Normalize: begin from such a model, "
+            "or train all weights (method full)"
+        )
     config = modules[0].model.config
     if not hasattr(config, "num_hidden_layers") or modules[1].get_embedding_dimension() != config.hidden_size:
         raise ModelError(
-            f"the pooling gives {modules[1].get_embedding_dimension()} numbers and the transformer's layers "
+            f"the pooling of {name} gives {modules[1].get_embedding_dimension()} numbers and the transformer's layers "
             f"{getattr(config, 'hidden_size', 'an unknown number')}; expected one pooling mode, such as mean"
         )
     return int(config.num_hidden_layers), int(config.hidden_size)

@@ -53,6 +53,8 @@ class SideNetwork:
         What `on_epoch` gave, from epoch 0 (the frozen model) on.
     best_epoch : int
         The epoch these weights are of.
+    loss : float or None
+        The mean over that epoch's steps; None of the frozen model.
     """
 
     layers: tuple[int, ...]
@@ -61,6 +63,7 @@ class SideNetwork:
     scale: float
     scores: tuple[float, ...] = ()
     best_epoch: int = 0
+    loss: float | None = None
 
     def transform(self, features: NDArray[Any]) -> NDArray[np.float32]:
         """Vectors of shape (n, d), float32, not normalised, of features of shape (n, L + 1, d)."""
@@ -156,6 +159,7 @@ def fit_side(
     step = 0
     best, best_epoch = inputs.network(change.detach().numpy(), scale), 0
     for epoch in range(epochs + 1):
+        losses: list[float] = []
         if epoch:
             shuffled = torch.randperm(len(grades), generator=order).numpy()
             for batch in np.split(shuffled, range(batch_size, len(grades), batch_size)):
@@ -166,6 +170,7 @@ def fit_side(
                     raise TrainingError(
                         f"the loss became {loss.item()} at step {step}; try a lower learning rate or a lower scale"
                     )
+                losses.append(loss.item())
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -173,6 +178,7 @@ def fit_side(
         if not change.detach().square().sum().isfinite():  # lengths of vectors are computed in float32, too
             raise TrainingError("the weights are no finite numbers any more, or too large; try a lower learning rate")
         network = inputs.network(change.detach().numpy(), scale)
+        network = replace(network, loss=float(np.mean(losses)) if losses else None)
         score = on_epoch(epoch, network) if on_epoch else None
         if score is None or score > max(scores, default=-float("inf")):
             best, best_epoch = network, epoch

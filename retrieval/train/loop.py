@@ -20,6 +20,7 @@ from transformers import PrinterCallback, TrainerCallback
 from indexes.errors import TrainingError
 
 from ..encoder import Precision
+from ..moments import spread
 from ..pairs import STSSet
 from ..progress import Advance
 from ..similarity import spearman
@@ -35,12 +36,18 @@ SAVE_EVERY = 120.0
 """Seconds between two checkpoints: what a kill can cost."""
 OWN_WEIGHTS = "loss.pt"
 """Weights of the loss that are not the model's (the softmax classifier), in a checkpoint."""
+ASKED = 64
+"""Pairs whose scores tell whether the model still tells pairs apart."""
+APART = 1e-5
+"""Scores that differ by less, as a share of the largest, are the same: MiniLM collapsed by too high a rate had
+differences up to 1e-6 (in bfloat16), the least of models that learn was 0.02."""
 
 
 def run_epochs(
     kind: Kind,
     loss: nn.Module,
     examples: Mapping[str, Any],
+    pairs: STSSet,
     dev: STSSet | None,
     folder: RunFolder,
     *,
@@ -59,6 +66,8 @@ def run_epochs(
     ----------
     examples : mapping of str to datasets.Dataset
         Pairs of different sets never share a batch.
+    pairs : STSSet
+        Some that are trained on: if the model gives them all the same score after an epoch, it has collapsed.
     dev : STSSet, optional
         Without it the last epoch counts as the best.
     warmup : float
@@ -69,11 +78,11 @@ def run_epochs(
     Raises
     ------
     TrainingError
-        If the loss, or what the model makes of the dev pairs, becomes NaN or infinite.
+        If the loss, or what the model makes of the dev pairs, becomes NaN or infinite, or the same for all pairs.
     """
     found = folder.checkpoint()
     progress = Progress() if found is None else found[1]
-    watch = _Watch(kind, loss, dev, folder, progress, epochs, precision, advance)
+    watch = _Watch(kind, loss, pairs, dev, folder, progress, epochs, precision, advance)
     if found is not None:
         _load_own_weights(kind, loss, found[0])
         logger.info("going on after step %s of an interrupted training", found[0].name.removeprefix("checkpoint-"))
@@ -142,10 +151,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     """What happens around the steps."""
 
     def __init__(
-        self, kind: Kind, loss: nn.Module, dev: STSSet | None, folder: RunFolder, progress: Progress, epochs: int,
-        precision: Precision, advance: Advance,
+        self, kind: Kind, loss: nn.Module, pairs: STSSet, dev: STSSet | None, folder: RunFolder, progress: Progress,
+        epochs: int, precision: Precision, advance: Advance,
     ) -> None:  # fmt: skip
         self.kind, self.loss, self.dev, self.folder, self.progress = kind, loss, dev, folder, progress
+        self.sample = pairs.take(spread(len(pairs), ASKED))
         self.epochs, self.precision, self.advance = epochs, precision, advance
         self.last_save = self.last_clock = time.monotonic()
 
@@ -168,6 +178,16 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             raise TrainingError("the model's scores of the dev pairs are no finite numbers; try a lower learning rate")
         return float(np.nan_to_num(spearman(np.asarray(scores, np.float64), self.dev.scores)))  # 0 if all are equal
 
+    def check_apart(self, epoch: int) -> None:
+        """Say so if the model no longer tells pairs apart: such a model has a loss, and may have a dev score."""
+        with autocast(self.precision):
+            scores = np.asarray(self.kind.scores(self.sample), np.float64)
+        if np.ptp(scores) <= APART * np.abs(scores).max():
+            raise TrainingError(
+                f"after epoch {epoch} the model gives all pairs the same score ({scores[0]:.4g}); "
+                "try a lower learning rate"
+            )
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
         self.advance(state.global_step)
@@ -187,6 +207,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             raise TrainingError("the model's weights are no finite numbers any more; try a lower learning rate")
         progress = self.progress
         spearman = None if self.dev is None else self.dev_spearman()
+        self.check_apart(round(state.epoch))
         done = Epoch(
             number=round(state.epoch),
             loss=progress.loss_sum / max(1, progress.steps),
@@ -197,7 +218,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         if is_best := best_epoch(progress.epochs) is done:
             self.folder.keep_best(self.kind.save)
         progress.loss_sum, progress.steps, progress.seconds = 0.0, 0, 0.0
-        told = "" if spearman is None else f", dev Spearman {100 * spearman:.2f}{' (best so far)' if is_best else ''}"
+        before = next((epoch.dev_spearman for epoch in progress.epochs if epoch.number == 0), None)
+        better = spearman is not None and is_best and (before is None or spearman > before)
+        told = "" if spearman is None else f", dev Spearman {100 * spearman:.2f}{' (best so far)' if better else ''}"
         logger.info("epoch %d of %d: loss %.4f%s, %.0f s", done.number, self.epochs, done.loss, told, done.seconds)
         self.last_clock = time.monotonic()
         control.should_save = True

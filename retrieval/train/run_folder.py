@@ -5,12 +5,14 @@ MODEL.training/settings.json      what was asked for; another request is refused
                checkpoint-N/      model, optimizer and random state after step N, by the trainer
                    progress.json  written last: a checkpoint without it is not whole
                best/              the model of the best epoch
+               features/          of a side network, instead of checkpoints
 MODEL/                            appears by renaming when all is done
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +25,11 @@ from indexes.files import sync_folder
 from indexes.lock import write_lock
 
 from ..encoder import Precision
+
+logger = logging.getLogger(__name__)
+
+OF_FEATURES = ("kind", "model", "fingerprint", "max_length", "train", "dev")
+"""Settings that the features of a side network depend on; whatever else is changed, they are of use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +121,11 @@ class RunFolder:
             self._check(settings)
             try:
                 yield self
-            except InputError:  # what was asked for cannot be done: nothing of it is left, as if refused before
-                if not self._has_work():
+            except BaseException as error:
+                if not self._has_work():  # nothing to go on from: nothing is left, as if refused before
                     shutil.rmtree(self.path)
+                    if isinstance(error, KeyboardInterrupt):
+                        logger.warning("nothing was stored yet: the same command begins anew")
                 raise
 
     def _clear_if_done(self) -> None:
@@ -140,21 +149,27 @@ class RunFolder:
             _write(kept, json.dumps(wanted, indent=2))
             return
         differ = [name for name in wanted if found.get(name) != wanted[name]]
-        if differ and not self._has_work():  # refused or ended before anything was trained: nothing to lose
-            self._empty()
-            _write(kept, json.dumps(wanted, indent=2))
-        elif differ:
-            name = differ[0]
+        lost = [name for name in differ if name in OF_FEATURES or self._has_checkpoint()]
+        if lost and self._has_work():
+            name = lost[0]
             raise InputError(
-                f"an interrupted training in {self.path} has {name} {found.get(name)!r}, now it is {wanted[name]!r}; "
-                "run it as it was to go on, or begin anew with --fresh (fresh=True)"
+                f"an interrupted training in {self.path} has {name} {_shown(found.get(name))}, now it is "
+                f"{_shown(wanted[name])}; run it as it was to go on, or begin anew with --fresh (fresh=True)"
             )
+        if differ:  # all that was done, if anything, is features that do not depend on it
+            self._empty(but="" if lost else "features")
+            _write(kept, json.dumps(wanted, indent=2))
+
+    def _has_checkpoint(self) -> bool:
+        return any(self.path.glob("checkpoint-*/progress.json"))
 
     def _has_work(self) -> bool:
-        return (self.path / "features").is_dir() or any(self.path.glob("checkpoint-*/progress.json"))
+        return (self.path / "features" / "features.json").is_file() or self._has_checkpoint()
 
-    def _empty(self) -> None:
+    def _empty(self, but: str = "") -> None:
         for entry in self.path.iterdir():
+            if entry.name == but:
+                continue
             if entry.is_dir():
                 shutil.rmtree(entry)
             elif not entry.name.startswith("write.lock"):
@@ -230,6 +245,15 @@ _TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "inline_container", "unexpected po
 def mark_whole(checkpoint: Path, progress: Progress) -> None:
     """Say that a checkpoint is whole."""
     _write(checkpoint / "progress.json", progress.to_json())
+
+
+def _shown(value: Any) -> str:
+    """A setting as a person reads it; sets of pairs by name, size and the beginning of their SHA-256."""
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    if isinstance(value, dict):
+        return f"{value['name']} ({value['pairs']} pairs, SHA-256 {value['digest']}...)"
+    return "none" if value is None else repr(value)
 
 
 def _write(path: Path, content: str) -> None:

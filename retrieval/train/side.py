@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..pairs import STSSet
 from ..progress import progress_bar
 from ..similarity import Sentences, spearman
-from .features import layer_features
+from .features import check_plain, layer_features
 from .kinds import EncoderKind
 from .ladder import SideNetwork, fit_side
 from .ladder_folder import save_side
@@ -54,6 +54,7 @@ def run_side(
         If the model is not made of a transformer and a pooling, or gives numbers that are not finite; TrainingError,
         one of these, if the network does, or cannot be written.
     """
+    check_plain(kind.model, f"model {kind.encoder.name!r}")
     sides = [*pairs.sentences1, *pairs.sentences2, *(() if dev is None else (*dev.sentences1, *dev.sentences2))]
     row = {text: i for i, text in enumerate(dict.fromkeys(sides))}
     start = time.monotonic()
@@ -62,7 +63,7 @@ def run_side(
             kind.model, list(row), folder.path / "features", prompt=kind.prompt or "", progress=advance
         )
     clock = time.monotonic()
-    logger.info("features of %d texts in all layers, %.0f s", len(row), clock - start)
+    logger.info("features of %d texts, %.0f s", len(row), clock - start)
     logger.info("%d pairs, %d steps of %d", len(pairs), epochs * -(-len(pairs) // batch_size), batch_size)
     done: list[Epoch] = []
 
@@ -70,10 +71,10 @@ def run_side(
         nonlocal clock
         seconds = time.monotonic() - clock if number else clock - start
         score = None if dev is None else _spearman(network, features, row, dev)
-        done.append(Epoch(number=number, dev_spearman=score, seconds=seconds))
-        told = "" if score is None else f"dev Spearman {100 * score:.2f}, "
+        done.append(Epoch(number=number, loss=network.loss, dev_spearman=score, seconds=seconds))
+        told = "" if score is None else f", dev Spearman {100 * score:.2f}"
         if number:
-            logger.info("epoch %d of %d: %s%.1f s", number, epochs, told, seconds)
+            logger.info("epoch %d of %d: loss %.4f%s, %.1f s", number, epochs, network.loss, told, seconds)
         elif score is not None:
             logger.info("before training: dev Spearman %.2f", 100 * score)
         clock = time.monotonic()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -161,7 +161,7 @@ def train_encoder(
     CorpusError
         A row that cannot be used (empty sentence, a label that is neither number nor word), with its line.
     ModelError
-        No such model; TrainingError if the loss becomes NaN or infinite.
+        No such model; TrainingError if the loss becomes NaN or infinite, or the score of all pairs the same.
     MissingPackageError
         The extra "train" is not installed.
 
@@ -301,6 +301,8 @@ def _train(
         raise InputError(
             f"method={options.method!r} with {len(sets)} sets of pairs; expected one (labels are compared)"
         )
+    if dev_set is not None and dev_set.name in {s.name for s in sets}:  # a folder with both splits
+        dev_set = replace(dev_set, name=f"{dev_set.name}/dev")
     leaks = 0 if dev_set is None else len(dev_set) - len(dev_set.without(*sets))
     if dev_set is None:
         logger.info("no dev pairs: the last epoch will be kept, unmeasured")
@@ -356,7 +358,7 @@ def _full(
     logger.info("%d pairs, %d steps of %d, %s", total, steps, options.batch_size, precision)
     with progress_bar("training", steps, progress) as advance:
         epochs = run_epochs(
-            kind, loss, examples, dev, run, loss_name=options.loss, epochs=options.epochs,
+            kind, loss, examples, max(sets, key=len), dev, run, loss_name=options.loss, epochs=options.epochs,
             batch_size=options.batch_size, lr=options.lr, warmup=options.warmup, seed=options.seed,
             precision=precision, advance=advance,
         )  # fmt: skip
@@ -378,7 +380,8 @@ def _one(sets: list[STSSet]) -> STSSet:
     if len(sets) != 1:
         raise InputError(f"dev is {len(sets)} sets ({', '.join(s.name for s in sets)}); expected one")
     if len(sets[0]) < 2 or np.ptp(sets[0].scores) == 0:
-        raise InputError(f"all {len(sets[0])} dev labels are the same; expected different ones to correlate with")
+        many = "there is 1 dev pair" if len(sets[0]) == 1 else f"all {len(sets[0])} dev labels are the same"
+        raise InputError(f"{many}; expected pairs with different labels, to correlate with")
     return sets[0]
 
 
