@@ -1,11 +1,10 @@
 """What a build costs as a corpus grows: time against encoding alone, peak memory, bytes on the disk.
 
     python benchmarks/building.py measure [--texts N ...]      each build in a process of its own
-    python benchmarks/building.py plot
 
 Distinct English sentences by all-MiniLM-L6-v2, 128 columns. The indexes stay in benchmarks/cache, where
-`benchmarks/searching.py` finds them. Writes benchmarks/results/building.json and docs/images/building.png. Data:
-RETRIEVAL_SHARED, default ../shared.
+`benchmarks/searching.py` finds them. Writes benchmarks/results/building.json. Data: RETRIEVAL_SHARED, default
+../shared.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def corpus(size: int) -> Path:
 
 @click.group()
 def main() -> None:
-    """Measure or plot."""
+    """Measure."""
     say(quiet=False)
 
 
