@@ -74,7 +74,7 @@ class Bundle:
         self.folder = folder = folder.absolute()  # the process may go elsewhere
         self._catalogue = Catalogue(folder)
         self._loaded: list[LoadedSegment] = []
-        self._rescoring = Rescoring(folder / "segments")
+        self._rescoring = Rescoring(self._verified_once)
         self._good: set[FileEntry] = set()  # raw vectors, which are verified when they are first used
         self._generation = -1
         try:
@@ -365,7 +365,7 @@ class Bundle:
         InputError
             If k < 1, or a filter or vector cannot be used.
         IndexCorruptError
-            If raw vectors are not what was committed, as far as a search looks at them (`indexes.rescoring`).
+            If raw vectors are not what was committed.
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise InputError(f"k={k!r}; expected the number of hits, 1 or more")
@@ -391,7 +391,7 @@ class Bundle:
             if unit is None or self._manifest.raw is None:
                 return codes, codes, rows
             shape = self._manifest.model["dim"], self._manifest.raw
-            return codes, self._rescoring.scores(self._loaded, shape, some, codes, rows, unit), rows
+            return codes, self._rescoring.scores(self._loaded, shape, some, rows, unit), rows
 
         codes, scores, rows = scored(vectors, depth)
         open_ended = np.arange(len(vectors))

@@ -1,23 +1,20 @@
 """Scores by the raw vectors themselves, of the few rows that codes have found.
 
-Of a file of raw vectors a search reads some rows. Where 8-bit codes lie beside them, its checksum, which takes reading
-all of it, is left to the commands that do: what is read is held against the code of the row, and where the two scores
-differ by more than `EIGHT_BITS` the checksum decides. Damage that moves a score by less is seen by ``verify --deep``.
+A file of raw vectors is held against its checksum when its first row is read, once in a process. That takes a second
+for each gigabyte or so, which is why there is a limit (`WHOLE`): beyond it the codes alone decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import RESTORE, IndexCorruptError, VectorError
 from .files import FileEntry, map_array
 from .loaded import DECIMALS, LoadedSegment
-from .vectors import EIGHT_BITS
 
 Int64 = NDArray[np.int64]
 Floats = NDArray[np.floating[Any]]
@@ -26,6 +23,9 @@ Unit = Callable[[Floats], NDArray[np.float32]]
 
 MARGIN, COARSE = 8, 4
 """Rows beyond k that are scored again, and how many times k where the codes have fewer than 8 bits a number."""
+
+WHOLE = 1 << 30
+"""Bytes of raw vectors that are read whole, once, to be believed."""
 
 AT_ONCE = 16_384
 """Rows that are scored together: some kilobytes each."""
@@ -36,14 +36,13 @@ class Rescoring:
 
     Parameters
     ----------
-    folder : Path
-        Where the files are.
+    verified : callable
+        The path of a file, once it is known to be what was committed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, verified: Callable[[FileEntry], Path]) -> None:
+        self._verified = verified
         self._open: dict[FileEntry, Floats] = {}
-        self._sound: set[FileEntry] = set()
 
     def keep(self, segments: Sequence[LoadedSegment]) -> None:
         """Let go of the files of other segments than these."""
@@ -55,7 +54,6 @@ class Rescoring:
         segments: Sequence[LoadedSegment],
         shape: tuple[int, str],
         vectors: NDArray[np.float32],
-        codes: Floats,
         rows: Int64,
         unit: Unit,
     ) -> NDArray[np.float64]:
@@ -68,59 +66,41 @@ class Rescoring:
             Columns and dtype of raw vectors.
         vectors : ndarray of shape (q, dim), float32
             Unit rows.
-        codes, rows : ndarray of shape (q, m)
-            Scores by the structures, and what they found; row -1, with score -inf, is none.
+        rows : ndarray of shape (q, m)
+            What the structures found; row -1, of score -inf, is none.
         unit : callable
 
         Raises
         ------
         IndexCorruptError
-            If raw vectors are not what was committed, as far as that is looked at.
+            If raw vectors are not what was committed.
         """
         wanted = np.unique(rows[rows >= 0])
-        raw, errors, of_segment = np.empty((len(wanted), shape[0]), shape[1]), np.zeros(len(wanted)), {}
+        raw = np.empty((len(wanted), shape[0]), shape[1])
         for loaded in segments:
             places = np.searchsorted(loaded.rows, wanted).clip(max=len(loaded.rows) - 1)
             here = loaded.rows[places] == wanted
             if here.any():
-                raw[here], errors[here] = self._array(loaded, shape)[places[here]], loaded.index.error
-                of_segment[loaded.segment.raw] = here
+                raw[here] = self._array(loaded, shape)[places[here]]
         # subtle: equal rows in different places of a product differ in their last digits, and would not tie
         distinct, back = np.unique(raw, axis=0, return_inverse=True)
-        try:
-            own = unit(distinct).astype(np.float64)[back.ravel()]
-        except VectorError as error:
-            self._read_whole(of_segment)
-            raise IndexCorruptError(f"{self._folder}: a raw vector cannot be used ({error}); {RESTORE}") from error
-        found, doubtful = np.full(codes.shape, -np.inf), np.zeros(len(wanted), np.bool_)
+        own = unit(distinct).astype(np.float64)[back.ravel()]
+        found = np.full(rows.shape, -np.inf)
         for query, vector in enumerate(vectors.astype(np.float64)):
             there = np.flatnonzero(rows[query] >= 0)
-            at = np.searchsorted(wanted, rows[query, there])
-            found[query, there] = (own[at] @ vector).round(DECIMALS)
-            doubtful[at] |= ~(np.abs(found[query, there] - codes[query, there]) <= errors[at])
-        if doubtful.any():  # damage, or a row far from all that the codes learned their range from
-            self._read_whole(file for file, here in of_segment.items() if doubtful[here].any())
+            found[query, there] = (own[np.searchsorted(wanted, rows[query, there])] @ vector).round(DECIMALS)
         return found
-
-    def _read_whole(self, files: Iterable[FileEntry | None]) -> None:
-        """Hold every byte of some raw vectors against their checksums, once."""
-        for file in files:
-            if file is not None and file not in self._sound:
-                file.verify(self._folder)
-                self._sound.add(file)
 
     def _array(self, loaded: LoadedSegment, shape: tuple[int, str]) -> Floats:
         file = loaded.segment.raw
         assert file is not None
         if file not in self._open:
-            path = file.verify(self._folder, content=False)
-            if loaded.index.error > EIGHT_BITS:  # such codes would show no damage
-                self._read_whole([file])
-            self._open[file] = map_array(path, (loaded.segment.count, shape[0]), shape[1])
+            self._open[file] = map_array(self._verified(file), (loaded.segment.count, shape[0]), shape[1])
         return self._open[file]
 
 
 def depth_of(segments: Sequence[LoadedSegment], k: int) -> tuple[bool, int]:
-    """Whether the structures hold codes, and how many rows must be found so that the best k are among them."""
-    error = max((loaded.index.error for loaded in segments), default=0.0)
-    return error > 0, (k if error <= EIGHT_BITS else COARSE * k) + MARGIN
+    """Whether codes are to be rescored, and how many rows must be found so that the best k are among them."""
+    codes = min((loaded.index.bits for loaded in segments), default=32)
+    size = sum(loaded.segment.raw.bytes for loaded in segments if loaded.segment.raw is not None)
+    return codes < 32 and size <= WHOLE, (k if codes >= 8 else COARSE * k) + MARGIN

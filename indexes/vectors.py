@@ -32,9 +32,6 @@ Bool = NDArray[np.bool_]
 GPU_HITS = 2048
 """FAISS finds no more hits than this on a GPU."""
 
-EIGHT_BITS = 0.03
-"""How far 8 bits a number, or more, may move a score; 0.004 at most in what was measured."""
-
 TRAINED, A_LIST = 65_536, 40
 """Rows that codebooks are trained on, or so many for each list, where there are more lists."""
 
@@ -258,15 +255,15 @@ class VectorIndex:
         return scores, positions
 
     @property
-    def error(self) -> float:
-        """How far a score may be from the rows' own, at most; 0 where they are kept as they are."""
+    def bits(self) -> int:
+        """Of each number as it is kept: 32 for the rows themselves, 8 for 8-bit codes, 1 for all coarser ones."""
         faiss, core = _faiss(), _core(self._index)
         if isinstance(faiss.downcast_index(self._index), faiss.IndexPreTransform):  # may drop columns
-            return 2.0
+            return 1
         if isinstance(core, faiss.IndexFlat | faiss.IndexIVFFlat):
-            return 0.0
+            return 32
         quantizer = getattr(core, "sq", None)
-        return EIGHT_BITS if quantizer is not None and quantizer.bits >= 8 else 2.0
+        return 8 if quantizer is not None and quantizer.bits >= 8 else 1
 
     def as_array(self) -> DecodedRows:
         """The rows as unit rows, decoded from their codes when they are asked for by position."""

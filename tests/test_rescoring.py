@@ -159,6 +159,16 @@ def test_a_row_that_codes_cannot_hold_is_no_damage(tmp_path: Path, monkeypatch: 
         assert abs(code.score - hit.score) > 0.05
 
 
+def test_raw_vectors_beyond_the_limit_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with built(tmp_path, index="SQ8") as engine:
+        size = 3000 * 48 * 2 + 128
+        for limit, scored in ((size, exact(engine)), (size - 1, None)):
+            monkeypatch.setattr("indexes.rescoring.WHOLE", limit)
+            codes = engine._bundle.search(engine.embed(QUERIES, "query"), 10)
+            expected = scored or [[(one.document.doc_id, one.score) for one in of] for of in codes]
+            assert same(found(engine), expected) > 0.999
+
+
 def test_raw_vectors_that_are_cut_off_are_seen(tmp_path: Path) -> None:
     built(tmp_path, index="SQ8").close()
     (path,) = (tmp_path / "i" / "segments").glob("*.raw.npy")
