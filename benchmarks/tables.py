@@ -402,6 +402,20 @@ def speed_cold() -> str:
     return markdown(rows) if found else "Not run yet."
 
 
+def building() -> str:
+    """How a build grows."""
+    rows = [["sentences", "structure", "encoding, s", "whole build, s", "times encoding", "peak MiB",
+             "bytes a document: searched", "raw", "catalogue"]]  # fmt: skip
+    for row in result("building")["rows"]:
+        n, parts = row["texts"], row["bytes"]
+        rows.append([
+            f"{n:,}", row["index"], f"{row['encoding, s']:,.0f}", f"{row['build, s']:,.0f}",
+            f"{row['times encoding']:.2f}", f"{row['peak MiB']:,}",
+            *(f"{parts[part] / n:.0f}" for part in ("vectors", "raw", "catalogue")),
+        ])  # fmt: skip
+    return markdown(rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "retrieval-default": retrieval_default,
     "retrieval-ndcg": lambda: retrieval_all("nDCG@10"),
@@ -425,6 +439,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed-texts": lambda: speed_of("texts", "texts a second", "least cosine"),
     "speed-pairs": lambda: speed_of("pairs", "pairs a second", "correlation"),
     "speed-cold": speed_cold,
+    "building": building,
     "cross-search-speed": cross_search_speed,
     "training-cross": lambda: training_table(("cross-encoder",), ("stsb-en",)),
 }
