@@ -1,7 +1,7 @@
 """Scores by the raw vectors themselves, of the few rows that codes have found.
 
-A file of raw vectors is held against its checksum when its first row is read, once in a process. That takes a second
-for each gigabyte or so, which is why there is a limit (`WHOLE`): beyond it the codes alone decide.
+A file of raw vectors is held against its checksum when its first row is read, once in a process. That takes
+some seconds for a gigabyte, which is why there is a limit (`WHOLE`): beyond it the codes alone decide.
 """
 
 from __future__ import annotations
