@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from indexes.bundle import Bundle
 from indexes.errors import IndexLockedError, InputError
-from indexes.files import write_array
+from indexes.files import FileEntry, write_array
 from indexes.manifest import Segment
 from indexes.writer import BundleWriter
 
@@ -133,9 +133,16 @@ def drop_anchors(bundle: Bundle) -> None:
     """Leave an index without anchors and their scores; see `Engine.drop_anchors`."""
     with BundleWriter(bundle.folder, bundle) as writer:
         if bundle.manifest.anchors is not None:
-            segments = [dataclasses.replace(segment, scores=None) for segment in bundle.manifest.segments]
-            writer.commit(segments, made_by=made_by(), anchors=None, anchors_file=None)
+            _replace_anchors(bundle, writer, None, None)
     bundle.refresh()
+
+
+def _replace_anchors(
+    bundle: Bundle, writer: BundleWriter, record: Mapping[str, Any] | None, file: FileEntry | None
+) -> None:
+    """Commit other anchors, or none; scores of the ones before go."""
+    segments = [dataclasses.replace(segment, scores=None) for segment in bundle.manifest.segments]
+    writer.commit(segments, made_by=made_by(), anchors=record, anchors_file=file)
 
 
 def _standing(bundle: Bundle) -> tuple[int, int, int]:
@@ -178,13 +185,10 @@ class _Commits:
                 self.scores()
 
     def anchors(self, anchors: Anchors, record: Mapping[str, Any]) -> None:
-        """Put anchors in the place of those that the index had, whose scores go; none take the place of any."""
+        """Put anchors in the place of those that the index had, whose scores go."""
         with self._writer() as writer:
-            segments = [dataclasses.replace(segment, scores=None) for segment in self.bundle.manifest.segments]
             file = writer.write_anchors(anchors.to_bytes())
-            writer.commit(
-                segments, made_by=made_by(), anchors={"count": len(anchors), **record}, anchors_file=file
-            )  # fmt: skip
+            _replace_anchors(self.bundle, writer, {"count": len(anchors), **record}, file)
         self.bundle.refresh()
         self._file = file
 

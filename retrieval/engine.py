@@ -171,8 +171,7 @@ class Engine:
                 staging, corpus, format=format, fields=fields, on_error=on_error, rejects=rejects, progress=progress
             )
             encoder = load_encoder(found, prompts=prompts, precision=precision)
-            if portable:
-                compiled_of(encoder)
+            carried = compiled_of(encoder) if portable else None
             n, d = staging.count, encoder.dim
             whitening = auto_dim(n, d) if whitening == "auto" else whitening
             dim = dim_after(whitening, d)
@@ -192,7 +191,7 @@ class Engine:
                 raw=raw,
                 made_by=made_by(),
                 **whitening_fields(fit, writer.write_whitening, fitted_below=0 if is_fitted(whitening) else n),
-                **(compiled_fields(encoder, writer.write_compiled) if portable else {}),
+                **compiled_fields(carried, writer.write_compiled),
             )
         try:
             return cls(Bundle(folder), encoder)

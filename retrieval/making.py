@@ -161,7 +161,7 @@ def index_rows(choice: Choice, vectors: Vectors, whitening: Whitening | None, di
         return VectorIndex.build(
             choice.factory,
             dim,
-            lambda most: _sample(vectors, most, whitening),
+            lambda most: _sample(vectors, most, whitening, dim),
             (whiten(batch, whitening) for batch in batches(vectors, advance)),
         )
 
@@ -179,13 +179,10 @@ def batches(vectors: Vectors, advance: Advance) -> Iterator[NDArray[np.floating[
         advance(len(batch))
 
 
-def _sample(vectors: Vectors, most: int, whitening: Whitening | None) -> Float32:
-    """Evenly spaced rows, whitened."""
+def _sample(vectors: Vectors, most: int, whitening: Whitening | None, dim: int) -> Float32:
+    """Evenly spaced rows, whitened piece by piece."""
     chosen = spread(len(vectors), most)
-    rows: Float32 | None = None
+    rows = np.empty((len(chosen), dim), np.float32)
     for at in range(0, len(chosen), BATCH):
-        part = whiten(vectors[chosen[at : at + BATCH]], whitening)
-        rows = np.empty((len(chosen), part.shape[1]), np.float32) if rows is None else rows
-        rows[at : at + len(part)] = part
-    assert rows is not None
+        rows[at : at + BATCH] = whiten(vectors[chosen[at : at + BATCH]], whitening)
     return rows

@@ -69,16 +69,11 @@ def encoder_of(record: Mapping[str, Any], place: str | Encoder | None, carried: 
 
 
 def compiled_fields(
-    encoder: Encoder, write: Callable[[bytes, bytes, Mapping[str, Any]], dict[str, Any]]
+    compiled: Compiled | None, write: Callable[[bytes, bytes, Mapping[str, Any]], dict[str, Any]]
 ) -> dict[str, Any]:
-    """The fields of a manifest that tell of an encoder carried along, once its files are written.
-
-    Raises
-    ------
-    InputError
-        If it is not a compiled one.
-    """
-    compiled = compiled_of(encoder)
+    """The fields of a manifest that tell of an encoder carried along, once its files are written."""
+    if compiled is None:
+        return {}
     return write(compiled.graph.read_bytes(), compiled.tokenizer.read_bytes(), compiled.settings)
 
 

@@ -22,7 +22,7 @@ from . import store
 from .graph import is_installed
 from .making import make
 from .model import CompiledModel
-from .store import PARTS, Compiled, compiled_in
+from .store import Compiled, compiled_in
 
 AGREEMENT = 0.9999
 """Cosine of a compiled model's vectors, in float32, to those of the model."""
@@ -86,8 +86,7 @@ def compiled_before(
     """The encoder of a fingerprint, if an index carries it or it was compiled before: its model need not be here."""
     if not is_installed():
         return None
-    same = carried is not None and all(carried.settings["fingerprint"].get(p) == fingerprint.get(p) for p in PARTS)
-    found = carried if same else store.find("encoder", fingerprint)
+    found = carried or store.find("encoder", fingerprint)
     if not isinstance(found, Compiled):
         return None
     return CompiledEncoder(found, name=name, source=source, prompts=prompts, precision=precision)
