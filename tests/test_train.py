@@ -282,17 +282,10 @@ def test_a_side_network_takes_one_set_and_cosent(tiny: str, tmp_path: Path) -> N
         train_encoder(TRAIN, tmp_path / "model", model=tiny, method="lader")  # type: ignore[arg-type]
 
 
-def test_features_that_an_interrupted_training_computed_are_not_computed_again(
-    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from retrieval.train import features, side
+def counted_features(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many batches of features each training computes from now on."""
+    from retrieval.train import features
 
-    def stop(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(side, "fit_side", stop)
-        train_encoder(TRAIN, tmp_path / "model", model=tiny, method="linear")
     computed: list[int] = []
     original = features._computed
 
@@ -301,6 +294,21 @@ def test_features_that_an_interrupted_training_computed_are_not_computed_again(
         return original(model, texts, prompt, batches)
 
     monkeypatch.setattr(features, "_computed", counting)
+    return computed
+
+
+def test_features_that_an_interrupted_training_computed_are_not_computed_again(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from retrieval.train import side
+
+    def stop(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(side, "fit_side", stop)
+        train_encoder(TRAIN, tmp_path / "model", model=tiny, method="linear")
+    computed = counted_features(monkeypatch)
     train_encoder(TRAIN, tmp_path / "model", model=tiny, method="linear")
     assert computed == [0]
 
@@ -308,8 +316,6 @@ def test_features_that_an_interrupted_training_computed_are_not_computed_again(
 def test_features_are_used_with_another_learning_rate_and_refused_with_other_texts(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from retrieval.train import features
-
     side: dict[str, Any] = {"model": tiny, "method": "linear", "batch_size": 160}
     with pytest.raises(TrainingError, match="try a lower learning rate"):
         train_encoder(TRAIN, tmp_path / "model", lr=1e19, **side)
@@ -320,14 +326,7 @@ def test_features_are_used_with_another_learning_rate_and_refused_with_other_tex
     ):
         with pytest.raises(InputError, match=said):
             train_encoder(**{"pairs": TRAIN, "output": tmp_path / "model"} | side | wrong)
-    computed: list[int] = []
-    original = features._computed
-
-    def counting(model: Any, texts: Any, prompt: str, batches: Any) -> Any:
-        computed.append(len(batches))
-        return original(model, texts, prompt, batches)
-
-    monkeypatch.setattr(features, "_computed", counting)
+    computed = counted_features(monkeypatch)
     other = side | {"method": "ladder", "batch_size": 16, "epochs": 2, "seed": 3, "scale": 7.0}
     result = train_encoder(TRAIN, tmp_path / "model", lr=1e-3, **other)
     assert computed == [0]
