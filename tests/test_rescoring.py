@@ -103,6 +103,21 @@ def test_equal_texts_tie_and_ids_settle_it(tmp_path: Path, factory: str) -> None
                 assert len({hit.score for hit in hits if hit.doc_id.startswith("c")}) <= 1
 
 
+def test_equal_raw_vectors_score_alike_wherever_they_stand_in_a_product(tmp_path: Path) -> None:
+    """The last digits of a matrix product's row may depend on its place; here they do for sure."""
+    copies = [(f"c{i:02}", TEXTS[5]) for i in range(60)]
+    others = [(f"x{i:04}", text) for i, text in enumerate(TEXTS[10:1500])]
+    with Engine.build([*copies, *others], tmp_path / "i", model="hash:48", index="SQ8", whitening=WHITENING) as engine:
+        whitening = engine.whitening
+        assert whitening is not None
+
+        def placed(raw: NDArray[Any]) -> NDArray[np.float32]:
+            return np.asarray(whitening.transform(raw) * (1 + 1e-5 * np.arange(len(raw)))[:, None], np.float32)
+
+        (hits,) = engine._bundle.search(engine.embed([TEXTS[5]], "query"), 70, unit=placed)
+        assert len({hit.score for hit in hits if hit.document.doc_id.startswith("c")}) == 1
+
+
 def test_vectors_are_taken_as_queries_too(tmp_path: Path) -> None:
     with built(tmp_path, index="SQ8") as engine:
         hits = engine.search(engine.embed(QUERIES, "query"), 10)
