@@ -87,8 +87,8 @@ def rounded(lengths: NDArray[np.int64], most: int | None) -> NDArray[np.int64]:
 
     Examples
     --------
-    >>> rounded(np.array([1, 2, 31, 33, 65, 199]), most=200).tolist()
-    [2, 2, 31, 34, 68, 200]
+    >>> rounded(np.array([1, 2, 31, 33, 65, 197]), most=198).tolist()
+    [2, 2, 31, 34, 68, 198]
     """
     steps = 1 << np.maximum(np.frexp(lengths)[1] - 5, 0)
     more = np.maximum(2, -(-lengths // steps) * steps)
