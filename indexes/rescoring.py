@@ -83,8 +83,8 @@ class Rescoring:
             if here.any():
                 raw[here] = self._array(loaded, shape)[places[here]]
         # subtle: equal rows in different places of a product differ in their last digits, and would not tie
-        distinct, back = np.unique(raw, axis=0, return_inverse=True)
-        own = unit(distinct).astype(np.float64)[back.ravel()]
+        first: dict[bytes, int] = {}
+        own = unit(raw).astype(np.float64)[[first.setdefault(row.tobytes(), at) for at, row in enumerate(raw)]]
         found = np.full(rows.shape, -np.inf)
         for query, vector in enumerate(vectors.astype(np.float64)):
             there = np.flatnonzero(rows[query] >= 0)
