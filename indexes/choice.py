@@ -26,7 +26,7 @@ class Choice:
 def choose(n: int, dim: int) -> Choice:
     """The structure that suits n rows of dim numbers.
 
-    A graph over the same rows (HNSW32,SQ8) answers in half the time, but takes three times the memory and finds less
+    A graph over the same rows (HNSW32,SQ8) answers sooner, but takes three times the memory and finds less
     (docs/speed.md).
 
     Parameters
