@@ -8,6 +8,7 @@
     INDEX/segments/000001.whitening.safetensors
     INDEX/segments/000002.anchors.safetensors       queries that a cross-encoder scores the documents with
     INDEX/segments/000003.000000.scores.npy         these scores, where some were made
+    INDEX/segments/000004.000000.neighbors.npy      the nearest rows of each row, where there is a neighbour graph
     INDEX/segments/000001.graph.onnx, 000001.tokenizer.json     the compiled encoder, in a portable index
     INDEX/staging/                     a build in progress (see `indexes.staging`)
     INDEX/write.lock                   one writer at a time
@@ -33,15 +34,16 @@ from numpy.typing import NDArray
 from .catalogue import Catalogue, StoredDocument
 from .errors import RESTORE, IndexCorruptError, IndexError_, InputError
 from .files import FileEntry, map_array
-from .loaded import LoadedSegment, nearest, searched
+from .loaded import DECIMALS, LoadedSegment, nearest, searched
 from .manifest import Manifest, Segment
 from .rescoring import AT_ONCE, Rescoring, Unit, depth_of
-from .stored import StoredVectors, unscored
+from .stored import NEIGHBOR, Role, StoredVectors, blank
 from .vectors import check_unit
 
 T = TypeVar("T")
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
 
@@ -244,27 +246,50 @@ class Bundle:
 
         def all_of_them() -> tuple[list[str], NDArray[np.floating[Any]]]:
             _, ids = self._catalogue.ids()
-            stored = self.raw_vectors()
+            stored = self.kept("raw")
             if stored is None:
                 raise InputError(f"{self.folder} was built without raw vectors; build it again with raw vectors kept")
             return ids, stored.whole()
 
         return self.read(all_of_them)
 
-    def raw_vectors(self, segments: Sequence[Segment] | None = None, dead: Int64 | None = None) -> StoredVectors | None:
-        """The raw vectors of live rows, verified; None if the index keeps none.
+    def kept(
+        self, role: Role, segments: Sequence[Segment] | None = None, dead: Int64 | None = None
+    ) -> StoredVectors | None:
+        """What is kept of each live row beside the search structure, verified; None if the index does not keep that.
 
         Parameters
         ----------
+        role : {"raw", "scores", "neighbors"}
+            Its raw vector, (n, d); what it scores with the anchor queries, (n, anchors), float16, NaN where it was not
+            scored; its nearest rows, (n, neighbors), `indexes.stored.NEIGHBOR`.
         segments : sequence of Segment, optional
             Only of these.
         dead : ndarray of shape (m,), int64, optional
             Rows to be left out besides those deleted.
         """
-        dtype = self.manifest.raw
-        if dtype is None:
+        if (form := self._form(role)) is None:
             return None
-        return self._stored(lambda segment: segment.raw, self.manifest.model["dim"], dtype, segments, dead)
+        of_these = [loaded for loaded in self._loaded if segments is None or loaded.segment in segments]
+        parts = [(self.kept_of(role, loaded.segment), *loaded.live(dead)) for loaded in of_these]
+        return StoredVectors(parts, *form)
+
+    def kept_of(self, role: Role, segment: Segment) -> NDArray[Any]:
+        """`kept` of all rows of one segment, the dead ones too, memory-mapped."""
+        form = self._form(role)
+        assert form is not None
+        (width, dtype), file = form, getattr(segment, role)
+        shape = (segment.count, width)
+        return blank(*shape, dtype) if file is None else map_array(self._verified_once(file), shape, dtype)
+
+    def _form(self, role: Role) -> tuple[int, Any] | None:
+        """How many of which dtype are kept of each row."""
+        manifest = self._manifest
+        if role == "raw":
+            return None if manifest.raw is None else (manifest.model["dim"], manifest.raw)
+        if role == "scores":
+            return None if manifest.anchors is None else (manifest.anchors["count"], "float16")
+        return None if manifest.neighbors is None else (manifest.neighbors, NEIGHBOR)
 
     @property
     def anchors_path(self) -> Path | None:
@@ -279,41 +304,6 @@ class Bundle:
         if manifest.graph_file is None or manifest.tokenizer_file is None or manifest.compiled is None:
             return None
         return self._verified(manifest.graph_file), self._verified(manifest.tokenizer_file), manifest.compiled
-
-    def anchor_scores(
-        self, segments: Sequence[Segment] | None = None, dead: Int64 | None = None
-    ) -> StoredVectors | None:
-        """What live rows score with the anchor queries, verified, of shape (n, anchors), float16; None if the index has
-        no anchors.
-
-        Rows that were not scored are NaN. Parameters as in `raw_vectors`.
-        """
-        if self.manifest.anchors is None:
-            return None
-        return self._stored(lambda segment: segment.scores, self.manifest.anchors["count"], "float16", segments, dead)
-
-    def segment_scores(self, segment: Segment) -> NDArray[np.floating[Any]]:
-        """`anchor_scores` of all rows of one segment, the dead ones too, memory-mapped."""
-        assert self.manifest.anchors is not None
-        return self._array(segment.scores, (segment.count, self.manifest.anchors["count"]), "float16")
-
-    def _stored(
-        self,
-        file_of: Callable[[Segment], FileEntry | None],
-        dim: int,
-        dtype: str,
-        segments: Sequence[Segment] | None,
-        dead: Int64 | None,
-    ) -> StoredVectors:
-        parts = []
-        for loaded in self._loaded:
-            if segments is None or loaded.segment in segments:
-                file, shape = file_of(loaded.segment), (loaded.segment.count, dim)
-                parts.append((self._array(file, shape, dtype), *loaded.live(dead)))
-        return StoredVectors(parts, dim, dtype)
-
-    def _array(self, file: FileEntry | None, shape: tuple[int, int], dtype: str) -> NDArray[np.floating[Any]]:
-        return unscored(*shape) if file is None else map_array(self._verified_once(file), shape, dtype)
 
     def searched_vectors(self) -> StoredVectors:
         """The unit rows of all live rows that are searched, as the structures hold them (8-bit codes decoded)."""
@@ -369,23 +359,61 @@ class Bundle:
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise InputError(f"k={k!r}; expected the number of hits, 1 or more")
-        return self.read(lambda: self._search(vectors, int(k), filter, exact, unit))
 
-    def _search(
-        self, vectors: Float32, k: int, filter: str | Mapping[str, Any] | None, exact: bool, unit: Unit | None
-    ) -> list[list[Found]]:
+        def found() -> list[list[Found]]:
+            wanted = None if filter is None else self.rows_matching(filter)
+            return self.found(list(self.nearest(vectors, int(k), wanted=wanted, exact=exact, unit=unit)), int(k))
+
+        return self.read(found)
+
+    def nearest(
+        self, vectors: Float32, k: int, *, wanted: Int64 | None = None, exact: bool = False, unit: Unit | None = None
+    ) -> Iterator[tuple[Int64, Float64]]:
+        """The rows of `search` and their scores for each vector: k, best first, and those that tie with the last.
+
+        To be used within `read`; `wanted` are the rows that may be found, all other parameters those of `search`.
+        """
         check_unit(vectors, self._manifest.dim)
-        wanted = None if filter is None else self._catalogue.rows_matching(filter)
         coded, depth = depth_of(self._loaded, k)
         rescored = coded and unit is not None and self._manifest.raw is not None
-        step, found = max(1, AT_ONCE // depth), []
+        step = max(1, AT_ONCE // depth)
         for start in range(0, len(vectors), step):
-            found += self._nearest(vectors[start : start + step], k, depth, wanted, exact, unit if rescored else None)
+            yield from self._nearest(vectors[start : start + step], k, depth, wanted, exact, unit if rescored else None)
+
+    def found(self, nearest: Sequence[tuple[Int64, Float64]], k: int) -> list[list[Found]]:
+        """The documents of the rows and scores of each query, the first k by score, then id; within `read`."""
+        rows = np.unique(np.concatenate([np.empty(0, np.int64), *(rows for rows, _ in nearest)]))
+        documents = self._catalogue.documents(rows.tolist())
+        return [
+            sorted(
+                (
+                    Found(document=documents[row], score=score)
+                    for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
+                ),
+                key=lambda found: (-found.score, found.document.doc_id),
+            )[:k]
+            for rows, scores in nearest
+        ]
+
+    def cosines(self, vector: Float32, rows: Int64, unit: Unit | None = None) -> Float64:
+        """The scores of some live rows for one vector, (dim,), of shape (m,), float64; as `search` has them."""
+        found: Float64 = np.empty(len(rows))
+        rescored = unit is not None and self._manifest.raw is not None and depth_of(self._loaded, 1)[0]
+        stored = None if rescored else self.searched_vectors()
+        for start in range(0, len(rows), AT_ONCE):
+            some = rows[start : start + AT_ONCE]
+            if stored is None:
+                assert unit is not None and self._manifest.raw is not None
+                shape = self._manifest.model["dim"], self._manifest.raw
+                scores = self._rescoring.scores(self._loaded, shape, vector[None], some[None], unit)[0]
+            else:
+                scores = (stored.of_rows(some) @ vector).astype(np.float64).round(DECIMALS)
+            found[start : start + AT_ONCE] = scores
         return found
 
     def _nearest(
         self, vectors: Float32, k: int, depth: int, wanted: Int64 | None, exact: bool, unit: Unit | None
-    ) -> list[list[Found]]:
+    ) -> Iterator[tuple[Int64, Float64]]:
         def scored(some: Float32, depth: int) -> tuple[NDArray[np.float64], NDArray[np.float64], Int64]:
             codes, rows = nearest(self._loaded, some, depth, wanted, exact)
             if unit is None or self._manifest.raw is None:
@@ -407,18 +435,11 @@ class Bundle:
             codes, scores = (np.pad(part, grown, constant_values=-np.inf) for part in (codes, scores))
             rows = np.pad(rows, grown, constant_values=-1)
             codes[open_ended], scores[open_ended], rows[open_ended] = deeper
-        documents = self._catalogue.documents(np.unique(rows[rows >= 0]).tolist())
-        return [
-            sorted(
-                (
-                    Found(document=documents[row], score=score)
-                    for row, score in zip(rows_of.tolist(), scores_of.tolist(), strict=True)
-                    if row >= 0
-                ),
-                key=lambda found: (-found.score, found.document.doc_id),
-            )[:k]
-            for rows_of, scores_of in zip(rows, scores, strict=True)
-        ]
+        for rows_of, scores_of in zip(rows, scores, strict=True):
+            order = np.lexsort((rows_of, -scores_of))
+            kth = scores_of[order[:k][-1:]]
+            best = order[(rows_of[order] >= 0) & (scores_of[order] >= kth)]
+            yield rows_of[best], scores_of[best]
 
     def _load(self, manifest: Manifest) -> None:
         if manifest.generation == self._generation:

@@ -126,7 +126,7 @@ def write_header(file: IO[bytes], shape: tuple[int, ...], dtype: Any) -> None:
     np.lib.format.write_array_header_1_0(file, described)
 
 
-def map_array(path: Path, shape: tuple[int, ...], *dtypes: str) -> NDArray[Any]:
+def map_array(path: Path, shape: tuple[int, ...], *dtypes: Any) -> NDArray[Any]:
     """A .npy file, memory-mapped.
 
     Raises

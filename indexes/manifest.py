@@ -37,6 +37,8 @@ class Segment:
     scores : FileEntry or None
         What its rows score with the anchor queries (npy, float16, of shape (count, anchors)), NaN where a row was not
         scored; None where none was.
+    neighbors : FileEntry or None
+        The nearest rows of each of its rows (npy, `indexes.stored.NEIGHBOR`, of shape (count, neighbors)).
     """
 
     first_row: int
@@ -46,11 +48,13 @@ class Segment:
     raw: FileEntry | None
     rows: FileEntry | None
     scores: FileEntry | None = None
+    neighbors: FileEntry | None = None
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
         """The files of this segment."""
-        return tuple(file for file in (self.vectors, self.raw, self.rows, self.scores) if file is not None)
+        files = (self.vectors, self.raw, self.rows, self.scores, self.neighbors)
+        return tuple(file for file in files if file is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,8 @@ class Manifest:
     compiled : mapping or None
         What runs the compiled encoder that lies in the index, beside its two files.
     graph_file, tokenizer_file : FileEntry or None
+    neighbors : int or None
+        How many nearest rows each row is linked with, where there is a neighbour graph.
     made_by : mapping
         Library versions and time (UTC).
     format_version : int
@@ -106,6 +112,7 @@ class Manifest:
     compiled: Mapping[str, Any] | None = None
     graph_file: FileEntry | None = None
     tokenizer_file: FileEntry | None = None
+    neighbors: int | None = None
     format_version: int = FORMAT_VERSION
 
     @property
@@ -159,6 +166,10 @@ class Manifest:
             raise ValueError("a part of a compiled encoder")
         if self.anchors is None and any(segment.scores is not None for segment in self.segments):
             raise ValueError("scores without anchors")
+        if self.neighbors is not None and _of(self.neighbors, int) < 1:
+            raise ValueError(f"{self.neighbors} neighbors")
+        if self.neighbors is None and any(segment.neighbors is not None for segment in self.segments):
+            raise ValueError("lists of neighbors without their number")
 
     def to_json(self) -> str:
         """The manifest as JSON, keys in a fixed order."""
@@ -190,8 +201,9 @@ class Manifest:
             if version < 3:  # there were no anchors
                 values["segments"] = [segment | {"scores": None} for segment in values["segments"]]
                 values |= {"anchors": None, "anchors_file": None}
+            roles = ("vectors", "raw", "rows", "scores", "neighbors")
             segments = tuple(
-                Segment(**(segment | {name: _entry(segment[name]) for name in ("vectors", "raw", "rows", "scores")}))
+                Segment(**(segment | {role: _entry(segment.get(role)) for role in roles}))
                 for segment in values["segments"]
             )
             names = ("whitening_file", "anchors_file", "graph_file", "tokenizer_file")

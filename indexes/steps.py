@@ -19,6 +19,7 @@ STEPS = (
     "whitening written",
     "anchors written",
     "scores written",
+    "neighbors written",
     "folder synced",  # the names of these files are durable
     "seal broken",
     "documents deleted",  # inside the transaction

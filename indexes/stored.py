@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Int64 = NDArray[np.int64]
-Vectors = NDArray[np.floating[Any]]
+Vectors = NDArray[Any]
+Role = Literal["raw", "scores", "neighbors"]
+"""What is kept of each row beside the search structure."""
 Rows = Any  # what is indexed by positions like an array of shape (m, d): an array, a memory map, decoded rows
 
 
-def unscored(n: int, anchors: int) -> Vectors:
-    """Scores of rows that were not scored: NaN, of shape (n, anchors), float16, in no memory."""
-    return np.broadcast_to(np.array(np.nan, np.float16), (n, anchors))
+NEIGHBOR = np.dtype([("row", "<i4"), ("angle", "<f4")])
+"""A row near another one, -1 where there is no further one, and the angle between them in radians; NaN where nobody has
+looked yet."""
+
+
+def blank(n: int, width: int, dtype: Any) -> NDArray[Any]:
+    """What stands for rows that were not scored, or not linked, yet: NaN, of shape (n, width), in no memory."""
+    return np.broadcast_to(np.array((-1, np.nan) if dtype == NEIGHBOR else np.nan, dtype), (n, width))
 
 
 class StoredVectors:

@@ -13,7 +13,7 @@ import logging
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
@@ -36,18 +36,26 @@ from .catalogue import (
 from .document import check_unicode
 from .errors import IndexError_, IndexExistsError, IndexMissingError, IndexUnfinishedError, InputError
 from .files import FileEntry, make_folder, sync_folder, write_array, write_durably
+from .loaded import LoadedSegment
 from .lock import write_lock
 from .manifest import FORMAT_VERSION, Manifest, Segment
 from .seal import CATALOGUE, SEAL, break_seal, seal
 from .spool import waits
 from .staging import Staging
 from .steps import step
+from .stored import Role
 from .vectors import VectorIndex
 
 logger = logging.getLogger(__name__)
 
 Int64 = NDArray[np.int64]
 NO_ROWS: Int64 = np.empty(0, np.int64)
+PIECE = 8192
+"""Rows that are read and written together."""
+
+Write = Callable[[Path], FileEntry]
+"""Writes a file to a path, durably."""
+Kept = Mapping[Role, Write]
 
 
 class BundleWriter:
@@ -158,8 +166,7 @@ class BundleWriter:
         index: VectorIndex,
         factory: str,
         rows: Int64,
-        raw: Callable[[Path], FileEntry] | None,
-        scores: Callable[[Path], FileEntry] | None = None,
+        kept: Kept,
     ) -> Segment:
         """Write the files of a new segment, durably; no reader sees them before the commit.
 
@@ -170,10 +177,8 @@ class BundleWriter:
             What `index` was made by.
         rows : ndarray of shape (n,), int64
             The index's row of each vector, ascending.
-        raw : callable, optional
-            Writes the raw vectors to a path, durably; None keeps none.
-        scores : callable, optional
-            Writes what the rows score with the anchor queries; None if none was scored.
+        kept : mapping of role to callable
+            Each writes what is kept of the rows besides; see `Bundle.kept`.
         """
         stem = self._new_path("")
         size, sha256 = index.write(path := stem.with_suffix(".faiss"))
@@ -183,18 +188,51 @@ class BundleWriter:
         if len(rows) != rows[-1] - rows[0] + 1:
             rows_file = write_array(stem.with_suffix(".rows.npy"), "rows", [rows], rows.shape, np.int64)
             step("rows written")
-        raw_file = None if raw is None else raw(stem.with_suffix(".raw.npy"))
-        step("raw written")
         segment = Segment(
-            first_row=int(rows[0]), count=len(rows), factory=factory, vectors=vectors, raw=raw_file, rows=rows_file
+            first_row=int(rows[0]), count=len(rows), factory=factory, vectors=vectors, raw=None, rows=rows_file
         )
-        return segment if scores is None else self.with_scores(segment, scores)
+        for role, write in kept.items():
+            segment = self.with_kept(segment, role, write)
+        return segment
 
-    def with_scores(self, segment: Segment, scores: Callable[[Path], FileEntry]) -> Segment:
-        """A segment with other scores of its rows with the anchor queries, once their file is written."""
-        file = scores(self._new_path(f".{segment.first_row:06d}.scores.npy"))
-        step("scores written")
-        return dataclasses.replace(segment, scores=file)
+    def with_kept(self, segment: Segment, role: Role, write: Write) -> Segment:
+        """A segment of which something else is kept in a role, once its file is written."""
+        first = "" if role == "raw" else f".{segment.first_row:06d}"  # raw vectors come once, with the segment itself
+        file = write(self._new_path(f"{first}.{role}.npy"))
+        step(f"{role} written")
+        changed: dict[str, FileEntry] = {role: file}
+        return dataclasses.replace(segment, **changed)  # type: ignore[arg-type]
+
+    def with_values(
+        self, loaded: LoadedSegment, role: Role, before: NDArray[Any], rows: Int64, values: NDArray[Any]
+    ) -> Segment:
+        """A segment of which something else is kept of some rows; as it is, if it has none of them.
+
+        Parameters
+        ----------
+        loaded : LoadedSegment
+        role : {"scores", "neighbors"}
+        before : ndarray of shape (count, width)
+            What is kept of all its rows; read piece by piece.
+        rows : ndarray of shape (m,), int64
+            Ascending.
+        values : ndarray of shape (m, width)
+        """
+        here = np.isin(rows, loaded.rows)
+        if not here.any():
+            return loaded.segment
+        places, new = loaded.positions_of(rows), values[here]
+
+        def blocks() -> Iterator[NDArray[Any]]:
+            for start in range(0, len(before), PIECE):
+                block = np.array(before[start : start + PIECE])
+                of_block = (places >= start) & (places < start + len(block))
+                block[places[of_block] - start] = new[of_block]
+                yield block
+
+        return self.with_kept(
+            loaded.segment, role, lambda path: write_array(path, role, blocks(), before.shape, before.dtype)
+        )
 
     def write_whitening(self, data: bytes) -> FileEntry:
         """Write the file of a new whitening, durably."""
@@ -248,8 +286,8 @@ class BundleWriter:
             Give the space of what was deleted back to the disk.
         **changed
             Other fields of the manifest that are to differ from the state before: ``dim``, ``model``, ``whitening``,
-            ``whitening_file``, ``index``, all of them for a new index; ``anchors``, ``anchors_file``; those of
-            `write_compiled`.
+            ``whitening_file``, ``index``, all of them for a new index; ``anchors``, ``anchors_file``; ``neighbors``;
+            those of `write_compiled`.
         """
         before = self._before
         staged = self.staging if "staging" in self.__dict__ else None

@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 
 from indexes.bundle import Bundle
 from indexes.errors import IndexLockedError, InputError
-from indexes.files import FileEntry, write_array
-from indexes.manifest import Segment
+from indexes.files import FileEntry
 from indexes.writer import BundleWriter
 
 from .anchor_trial import PAIRS, Encode, Trial, tell
@@ -33,7 +32,6 @@ from .cross.anchors import Anchors
 from .cross.calls import Scorer, score_pairs
 from .cross.completion import is_scored
 from .cross.pilot import Pilot
-from .making import batches
 from .progress import progress_bar
 from .provenance import made_by
 from .reranking import check_scorer, scorer_record
@@ -147,7 +145,7 @@ def _replace_anchors(
 
 def _standing(bundle: Bundle) -> tuple[int, int, int]:
     """Documents scored, all documents, anchor queries."""
-    scores = bundle.anchor_scores()
+    scores = bundle.kept("scores")
     if scores is None:
         return 0, bundle.manifest.documents, 0
     return int(is_scored(scores).sum()), len(scores), scores.shape[1]
@@ -201,7 +199,10 @@ class _Commits:
         rows, scores = rows[order], scores[order]
         with self._writer() as writer:
             before = list(self.bundle.manifest.segments)
-            segments = [_with_scores(writer, self.bundle, segment, rows, scores) for segment in before]
+            segments = [
+                writer.with_values(each, "scores", self.bundle.kept_of("scores", each.segment), rows, scores)
+                for each in self.bundle.loaded
+            ]
             if segments != before:
                 writer.commit(segments, made_by=made_by())
         self.bundle.refresh()
@@ -239,7 +240,7 @@ def _score_documents(commits: _Commits, scorer: Scorer, documents: int | None, p
 
     def to_do() -> tuple[Sequence[str], Int64]:
         commits.check()
-        scores, path = bundle.anchor_scores(), bundle.anchors_path
+        scores, path = bundle.kept("scores"), bundle.anchors_path
         assert scores is not None and path is not None
         known = is_scored(scores)
         left = np.random.default_rng(0).permutation(scores.rows[~known])  # whatever is reached is a fair sample
@@ -308,24 +309,3 @@ def _when_free(commit: Callable[[], T]) -> T:
                 logger.info("waiting to commit: %s", error)
             told = True
             time.sleep(1.0)
-
-
-def _with_scores(writer: BundleWriter, bundle: Bundle, segment: Segment, rows: Int64, scores: Float16) -> Segment:
-    """A segment with the scores of those of some rows (ascending) that it has."""
-    (loaded,) = (each for each in bundle.loaded if each.segment == segment)
-    new = np.isin(rows, loaded.rows)
-    if not new.any():
-        return segment
-    places, values = loaded.positions_of(rows), scores[new]
-    before = bundle.segment_scores(segment)
-
-    def blocks() -> Iterator[Float16]:
-        start = 0
-        for block in batches(before, lambda _: None):
-            block = np.array(block)
-            here = (places >= start) & (places < start + len(block))
-            block[places[here] - start] = values[here]
-            yield block
-            start += len(block)
-
-    return writer.with_scores(segment, lambda path: write_array(path, "scores", blocks(), before.shape, np.float16))

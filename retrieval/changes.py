@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 from indexes.bundle import Bundle
 from indexes.errors import InputError
 from indexes.files import FileEntry, write_array
+from indexes.loaded import LoadedSegment
 from indexes.manifest import Segment
-from indexes.stored import StoredVectors, unscored
-from indexes.writer import BundleWriter
+from indexes.stored import NEIGHBOR, Role, StoredVectors, blank
+from indexes.writer import BundleWriter, Write
 
 from .corpora import Fields, Format
 from .encoder import Encoder
 from .intake import Corpus, stage_corpus
+from .linking import write_lists
 from .making import (
     WhiteningChoice,
     auto_dim,
@@ -160,25 +162,30 @@ def _addition(
     manifest, staging = bundle.manifest, writer.staging
     rows = np.arange(manifest.next_row, manifest.next_row + staging.count)
     vectors = StoredVectors.of(staging.raw(), rows)
-    publish: Callable[[Path], FileEntry] = staging.publish_raw
-    scores = None
+    kept: dict[Role, Write] = {"raw": staging.publish_raw} if manifest.raw else {}
     if absorbed:
-        before = bundle.raw_vectors(absorbed, dead)
+        before = bundle.kept("raw", absorbed, dead)
         assert before is not None
         vectors = before + vectors
-        publish = _copier("raw", vectors)
+        kept["raw"] = _copier("raw", vectors)
         if any(segment.scores is not None for segment in absorbed):
-            scored = bundle.anchor_scores(absorbed, dead)
+            scored = bundle.kept("scores", absorbed, dead)
             assert scored is not None
-            scores = _copier("scores", scored + StoredVectors.of(unscored(len(rows), scored.shape[1]), rows))
+            unscored = blank(len(rows), scored.shape[1], scored.dtype)
+            kept["scores"] = _copier("scores", scored + StoredVectors.of(unscored, rows))
     requested = str(manifest.index["requested"])
     choice = structure_or_auto(requested, len(vectors), manifest.dim)
     index = index_rows(choice, vectors, whitening, manifest.dim, progress)
-    segment = writer.write_segment(index, choice.factory, vectors.rows, publish if manifest.raw else None, scores)
+    segment = writer.write_segment(index, choice.factory, vectors.rows, kept)
+    if (linked := bundle.kept("neighbors", absorbed, dead)) is not None:
+        gone = np.union1d(bundle.deleted_rows(), dead)
+        others = [each.without(gone) for each in bundle.loaded if each.segment not in absorbed]
+        new = LoadedSegment(segment=segment, structure=index, rows=vectors.rows)
+        segment = write_lists(writer, new, others, linked, progress)
     return choice.record(requested), segment
 
 
-def _copier(role: str, vectors: StoredVectors) -> Callable[[Path], FileEntry]:
+def _copier(role: Role, vectors: StoredVectors) -> Write:
     return lambda path: write_array(path, role, batches(vectors, lambda _: None), vectors.shape, vectors.dtype)
 
 
@@ -232,12 +239,12 @@ def compact(bundle: Bundle, whitening: Callable[[], Whitening | None], progress:
             writer.tidy()
             logger.info("%s has one segment or none, without deletions, already", bundle.folder)
             return
-        vectors = bundle.raw_vectors()
+        vectors = bundle.kept("raw")
         raw_kept = vectors is not None
         if vectors is None:
             vectors = bundle.searched_vectors()
         choice, segments = _rewritten(
-            writer, bundle, vectors, whitening() if raw_kept else None, manifest.dim, None, progress
+            writer, bundle, vectors, whitening() if raw_kept else None, manifest.dim, None, progress, moved=False
         )
         writer.commit(segments, made_by=made_by(), vacuum=True, index=choice or manifest.index)
 
@@ -254,7 +261,7 @@ def rebuild(
     check_whitening(whitening, "same", "auto")
     with BundleWriter(bundle.folder, bundle) as writer:
         manifest = bundle.manifest
-        vectors = bundle.raw_vectors()
+        vectors = bundle.kept("raw")
         if vectors is None:
             raise InputError(f"{bundle.folder} was built without raw vectors; build it again with raw vectors kept")
         if not len(vectors):
@@ -270,7 +277,7 @@ def rebuild(
         own = not is_fitted(whitening)
         rows = vectors.rows
         fit = fitted(whitening, vectors, lambda places: bundle.texts(rows[places].tolist()), encoder, progress)
-        choice, segments = _rewritten(writer, bundle, vectors, fit, dim, index, progress)
+        choice, segments = _rewritten(writer, bundle, vectors, fit, dim, index, progress, moved=True)
         fields = whitening_fields(fit, writer.write_whitening, fitted_below=manifest.next_row if own else 0)
         writer.commit(segments, made_by=made_by(), vacuum=True, index=choice, dim=dim, **fields)
 
@@ -290,8 +297,13 @@ def _rewritten(
     dim: int,
     index: str | None,
     progress: bool,
+    *,
+    moved: bool,
 ) -> tuple[Mapping[str, Any] | None, list[Segment]]:
-    """All of an index in one new segment, and what to note of its structure; nothing of an empty index."""
+    """All of an index in one new segment, and what to note of its structure; nothing of an empty index.
+
+    If the vectors have moved, they have other neighbours, too.
+    """
     manifest = bundle.manifest
     if not len(vectors):
         return None, []
@@ -301,14 +313,21 @@ def _rewritten(
     only = manifest.segments[0] if len(manifest.segments) == 1 else None
     whole = only if only is not None and only.count == len(vectors) else None
 
-    def copied(role: Literal["raw", "scores"], values: StoredVectors) -> Callable[[Path], FileEntry]:
+    def copied(role: Role, values: StoredVectors) -> Write:
         file: FileEntry | None = None if whole is None else getattr(whole, role)
         return _copier(role, values) if file is None else partial(_as_it_is, file)
 
-    publish = None if manifest.raw is None else copied("raw", vectors)
-    scored = bundle.anchor_scores() if any(segment.scores is not None for segment in manifest.segments) else None
-    scores = None if scored is None else copied("scores", scored)
-    segment = writer.write_segment(rows, choice.factory, vectors.rows, publish, scores)
+    kept: dict[Role, Write] = {}
+    roles: tuple[Role, ...] = ("raw", "scores") if moved else ("raw", "scores", "neighbors")
+    for role in roles:
+        values = bundle.kept(role)
+        if values is not None and any(getattr(segment, role) is not None for segment in manifest.segments):
+            kept[role] = copied(role, values)
+    segment = writer.write_segment(rows, choice.factory, vectors.rows, kept)
+    if moved and manifest.neighbors is not None:
+        new = LoadedSegment(segment=segment, structure=rows, rows=vectors.rows)
+        nothing = StoredVectors([], manifest.neighbors, NEIGHBOR)
+        segment = write_lists(writer, new, [], nothing, progress)
     return choice.record(requested), [segment]
 
 

@@ -25,7 +25,7 @@ from indexes.bundle import Bundle
 from indexes.checks import Check
 from indexes.document import Document, check_unicode
 from indexes.errors import InputError
-from indexes.writer import BundleWriter
+from indexes.writer import BundleWriter, Kept
 
 from . import changes
 from .anchoring import Anchoring, anchors_record, drop_anchors, score_anchors
@@ -182,7 +182,8 @@ class Engine:
             vectors = staging.raw()  # (n, d)
             fit = fitted(whitening, vectors, staging.texts, lambda: encoder, progress)
             rows = index_rows(choice, vectors, fit, dim, progress)  # (n, dim)
-            segment = writer.write_segment(rows, choice.factory, np.arange(n), staging.publish_raw if raw else None)
+            beside: Kept = {"raw": staging.publish_raw} if raw else {}
+            segment = writer.write_segment(rows, choice.factory, np.arange(n), beside)
             writer.commit(
                 [segment],
                 model=model_record(encoder),

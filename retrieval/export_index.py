@@ -107,7 +107,7 @@ def format_of(path: str | PathLike[str], format: ExportFormat | None) -> ExportF
 
 def _taken(bundle: Bundle, whitening: Callable[[], Whitening | None], vectors: Which) -> Taken:
     """What gives the vectors of some rows."""
-    raw = bundle.raw_vectors()
+    raw = bundle.kept("raw")
     if vectors == "raw":
         if raw is None:
             raise InputError(f"{bundle.folder} was built without raw vectors; only whitened ones can be written")

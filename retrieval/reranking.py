@@ -227,7 +227,7 @@ class Reranker:
         if anchored in self._held:
             return self._held[anchored]
         vectors, segments = searched(bundle.loaded, manifest.dim), tuple(bundle.loaded)
-        scores, path = (bundle.anchor_scores(), bundle.anchors_path) if anchored else (None, None)
+        scores, path = (bundle.kept("scores"), bundle.anchors_path) if anchored else (None, None)
         of_anchors = None if path is None else whiten(Anchors.load(path).vectors, self._whitening())
 
         def make() -> Columns | None:

@@ -32,7 +32,7 @@ def _check_vectors(bundle: Bundle) -> None:
     """The rows that are searched are what the whitening makes of the raw vectors, as closely as codes allow."""
     path = bundle.whitening_path
     whitening = None if path is None else Whitening.load(path)
-    raw = bundle.raw_vectors()
+    raw = bundle.kept("raw")
     if raw is None:
         return
     searched, start, own, other = bundle.searched_vectors(), 0, 0.0, 0.0

@@ -131,7 +131,9 @@ def build(
         vectors = staging.raw().astype(np.float32)
         index = VectorIndex.build(factory, dim, lambda most: vectors, [vectors])
         publish = staging.publish_raw if keep_raw else None
-        segment = writer.write_segment(index, factory, np.arange(staging.count), publish)
+        segment = writer.write_segment(
+            index, factory, np.arange(staging.count), {} if publish is None else {"raw": publish}
+        )
         parameters, data = (None, None) if whitening is None else whitening
         writer.commit(
             [segment],

@@ -19,7 +19,7 @@ from test_engine import texts
 
 from indexes.bundle import Bundle
 from indexes.errors import FingerprintError, IndexCorruptError, InputError
-from indexes.stored import unscored
+from indexes.stored import blank
 from indexes.writer import BundleWriter
 from retrieval import Document, Engine, Whitening, anchoring, making
 from retrieval.cross import Basis, completion, greedy_rows
@@ -62,7 +62,7 @@ def stored(engine: Engine) -> dict[str, list[float]]:
     bundle = engine._bundle
 
     def read() -> dict[str, list[float]]:
-        scores = bundle.anchor_scores()
+        scores = bundle.kept("scores")
         assert scores is not None
         ids = [one.doc_id for one in bundle.documents(scores.rows.tolist())]
         known = is_scored(scores)
@@ -554,7 +554,7 @@ def test_completion_is_a_ridge_regression_of_the_rows_that_are_there(
 def test_completion_of_all_one_or_no_row() -> None:
     vectors, scores = np.eye(4), np.arange(8.0).reshape(4, 2)
     assert np.array_equal(completed(scores, vectors), scores)
-    one = np.array(unscored(4, 2))
+    one = np.array(blank(4, 2, "float16"))
     with pytest.raises(InputError, match="no item was scored"):
         completed(one, vectors)
     one[2] = (5, 7)

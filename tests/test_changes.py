@@ -525,7 +525,7 @@ def test_a_golden_index_of_version_3_has_scores_with_anchor_queries(root: Path, 
     path = Path(shutil.copytree(root / "tests" / "data" / "index-v3", tmp_path / "i"))
     with Engine.open(path) as engine:
         assert engine.info()["anchors"] == {"queries": 2, "model": "letters", "documents": 16}
-        scores = engine._bundle.anchor_scores()
+        scores = engine._bundle.kept("scores")
         assert scores is not None and engine.get(["005"])[0].text == "the captain hunts a whale"
         # letters that they share with it (" theo" and " abelushi"), less its 25 characters
         expected = {"the old fox": 5.0 - 25, "a blue ship": 9.0 - 25}

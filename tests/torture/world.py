@@ -392,7 +392,7 @@ def _wrong_scores(engine: Engine, state: State) -> list[str]:
     bundle = engine._bundle
 
     def stored() -> tuple[list[str], Sequence[str], NDArray[Any]]:
-        scores, path = bundle.anchor_scores(), bundle.anchors_path
+        scores, path = bundle.kept("scores"), bundle.anchors_path
         if scores is None or path is None:
             return [], [], np.empty((0, 0))
         ids = [one.doc_id for one in bundle.documents(scores.rows.tolist())]

@@ -1,0 +1,13 @@
+"""How far texts lie apart along the ways that lead from near to near, and what that is good for.
+
+graph.py      a graph of near neighbours, and shortest paths in it
+lists.py      the nearest rows of each row of an index
+scoring.py    cosine and way of the documents that a query is for, in one score
+diffusion.py  a rival: what a walk in the graph comes to
+"""
+
+from __future__ import annotations
+
+from .graph import NeighborGraph, Reached
+
+__all__ = ["NeighborGraph", "Reached"]
