@@ -19,7 +19,7 @@ import click
 
 from indexes.errors import RetrievalError
 
-from . import cli_cross, cli_read, cli_train, cli_write
+from . import cli_cross, cli_graph, cli_read, cli_train, cli_write
 from .console import note
 
 
@@ -44,7 +44,7 @@ def cli() -> None:
     """Search by meaning on your own machine."""
 
 
-for command in (*cli_write.COMMANDS, *cli_read.COMMANDS, *cli_cross.COMMANDS, *cli_train.COMMANDS):
+for command in (*cli_write.COMMANDS, *cli_read.COMMANDS, *cli_cross.COMMANDS, *cli_graph.COMMANDS, *cli_train.COMMANDS):
     cli.add_command(command)
 
 

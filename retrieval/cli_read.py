@@ -48,6 +48,13 @@ METHOD = click.option(
     "--filter", "expression", metavar="EXPR", help="Metadata filter: \"kind = 'class' AND year >= 1990\" or JSON."
 )
 @click.option("--exact", is_flag=True, help="Look at every vector, whatever the index.")
+@click.option(
+    "--geodesic",
+    "alpha",
+    type=click.FloatRange(0, 1),
+    metavar="ALPHA",
+    help="Score by the ways over the neighbour graph, too: 1 is the cosine alone, 0 the way.",
+)
 @MODEL
 @RERANK
 @BUDGET
@@ -65,7 +72,7 @@ METHOD = click.option(
 @QUIET
 def query(
     index_path: str, text: str | None, queries: str | None, input_format: Any, id_field: str | None,
-    text_field: tuple[str, ...], k: int, expression: str | None, exact: bool, model: str | None,
+    text_field: tuple[str, ...], k: int, expression: str | None, exact: bool, alpha: float | None, model: str | None,
     reranker: str | None, budget: int | None, milliseconds: float | None, method: Any, explain: bool, format_: str,
     quiet: bool,
 ) -> None:  # fmt: skip
@@ -78,8 +85,9 @@ def query(
     if (text is None) == (queries is None):
         raise click.UsageError("give either TEXT or -i FILE")
     check_reranking(reranker, budget, milliseconds, method)
-    if reranker is not None and exact:
-        raise click.UsageError("--exact looks at vectors alone: leave it or --rerank out")
+    if reranker is not None and (exact or alpha is not None):
+        name = "--exact" if exact else "--geodesic"
+        raise click.UsageError(f"{name} says how vectors are compared: leave it or --rerank out")
     if explain and format_ == "trec":
         raise click.UsageError("--explain: a TREC run has no place for it; the other formats have")
     say(quiet)
@@ -97,7 +105,7 @@ def query(
         engine.encoder  # noqa: B018  # loaded now, so that its time is not taken for a query's
         asked = _queries(text, queries, Fields(doc_id=id_field, text=text_field), input_format)
         if reranker is None:
-            answers = _answers(engine, asked, k, expression, exact)
+            answers = _answers(engine, asked, k, expression, exact, alpha)
         else:
             how = Reranking(
                 scorer=engine.scorer(reranker), budget=budget or CALLS, method=method or "plain",
@@ -238,7 +246,12 @@ def _queries(text: str | None, path: str | None, fields: Fields, format_: Any) -
 
 
 def _answers(
-    engine: Engine, queries: Iterator[tuple[str, str]], k: int, expression: str | None, exact: bool
+    engine: Engine,
+    queries: Iterator[tuple[str, str]],
+    k: int,
+    expression: str | None,
+    exact: bool,
+    alpha: float | None,
 ) -> Iterator[Answer]:
     from .output import Answer
 
@@ -246,7 +259,7 @@ def _answers(
         start = time.perf_counter()
         raw = engine.encode([text for _, text in batch], role="query")
         encoded = time.perf_counter()
-        hits = engine.search_encoded(raw, k, filter=expression, exact=exact)
+        hits = engine.search_encoded(raw, k, filter=expression, exact=exact, geodesic=alpha)
         found = time.perf_counter()
         ms = {"encode": _ms(encoded - start, batch), "search": _ms(found - encoded, batch)}
         for (query_id, text), of_query in zip(batch, hits, strict=True):

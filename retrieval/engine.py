@@ -2,6 +2,7 @@
 
     text -> encode -> raw vector (d) -> whiten (k, beta, gamma) -> unit row (k) -> FAISS segment
     query -> encode -> whiten -> search (k nearest, filters) -> hits
+                                   or along the neighbour graph (geodesic scores) -> hits
                                    or a cross-encoder under a budget of calls, with scores of anchor queries -> hits
 
 There is one path from text to vector, `Engine.embed`, and building, querying and
@@ -12,11 +13,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,7 @@ from .encoder import Encoder, Model, Precision, Role, check_encoded, find_model,
 from .export_index import ExportFormat, Which, export
 from .hit import Hit, hits_of
 from .intake import Corpus, stage_corpus
+from .linking import Linking, check_alpha, drop_graph, graph_record, link_documents
 from .making import (
     LONGER,
     WhiteningChoice,
@@ -60,6 +63,9 @@ from .remembered import unremembered
 from .reranking import BUDGET, Reranked, Reranker, Reranking
 from .verify import verify
 from .whitening import Whitening
+
+if TYPE_CHECKING:
+    from .geodesic.indexed import GeodesicSearch
 
 logger = logging.getLogger(__name__)
 
@@ -228,6 +234,7 @@ class Engine:
         *,
         filter: str | Mapping[str, Any] | None = None,
         exact: bool = False,
+        geodesic: float | None = None,
         rerank: str | Scorer | None = None,
         budget: int | None = None,
         method: Method = "plain",
@@ -240,6 +247,7 @@ class Engine:
         *,
         filter: str | Mapping[str, Any] | None = None,
         exact: bool = False,
+        geodesic: float | None = None,
         rerank: str | Scorer | None = None,
         budget: int | None = None,
         method: Method = "plain",
@@ -252,6 +260,7 @@ class Engine:
         *,
         filter: str | Mapping[str, Any] | None = None,
         exact: bool = False,
+        geodesic: float | None = None,
         rerank: str | Scorer | None = None,
         budget: int | None = None,
         method: Method = "plain",
@@ -269,6 +278,9 @@ class Engine:
             see `indexes.filters`.
         exact : bool, default=False
             Look at every vector, whatever the index (IVF with all lists, HNSW without its graph).
+        geodesic : float, optional
+            Score by ``geodesic * cosine + (1 - geodesic) / (1 + way)``, the way being the shortest path from text to
+            text in radians (`build_graph`); 1 is the cosine alone. docs/geodesic.md says where it helps.
         rerank : str or callable, optional
             A cross-encoder's name or folder, or ``scorer(query, texts) -> scores``: hits then have its scores.
         budget : int, default=100
@@ -285,7 +297,8 @@ class Engine:
         Raises
         ------
         InputError
-            An empty query, k < 1, a filter that cannot be understood, a scorer's scores that cannot be used.
+            An empty query, k < 1, a filter that cannot be understood, a scorer's scores that cannot be used, a
+            geodesic search of an index without a graph.
         FingerprintError
             The model at hand is not the one that made this index.
         ModelError
@@ -294,9 +307,13 @@ class Engine:
         how: dict[str, Any] = {"filter": filter, "exact": exact, "rerank": rerank, "budget": budget, "method": method}
         if isinstance(query_or_queries, str):
             return self.search([query_or_queries], k, **how)[0]
+        if geodesic is not None:
+            check_alpha(geodesic)
         if rerank is not None:
-            if isinstance(query_or_queries, np.ndarray) or exact:
-                what = "exact=True looks at vectors alone" if exact else "a cross-encoder reads texts, not vectors"
+            if isinstance(query_or_queries, np.ndarray) or exact or geodesic is not None:
+                what = "a cross-encoder reads texts, not vectors"
+                if exact or geodesic is not None:
+                    what = f"{'exact' if exact else 'geodesic'} says how vectors are compared"
                 raise InputError(f"rerank={rerank!r:.100}, but {what}; leave one of them out")
             raw = self.encode(query_or_queries, "query")
             reranking = Reranking(
@@ -306,14 +323,27 @@ class Engine:
         if budget is not None or method != "plain":
             raise InputError(f"budget={budget!r}, method={method!r} without rerank; name a cross-encoder to be asked")
         if not isinstance(query_or_queries, np.ndarray):
-            return self.search_encoded(self.encode(query_or_queries, "query"), k, filter=filter, exact=exact)
+            raw = self.encode(query_or_queries, "query")
+            return self.search_encoded(raw, k, filter=filter, exact=exact, geodesic=geodesic)
+        if geodesic is not None:
+            return self._geodesic.search(query_or_queries, k, geodesic, filter=filter, exact=exact)
         found = self._bundle.search(query_or_queries, k, filter=filter, exact=exact, unit=self._unit)
         return [hits_of(of_query) for of_query in found]
 
     def search_encoded(
-        self, raw: Float32, k: int = 10, *, filter: str | Mapping[str, Any] | None = None, exact: bool = False
+        self,
+        raw: Float32,
+        k: int = 10,
+        *,
+        filter: str | Mapping[str, Any] | None = None,
+        exact: bool = False,
+        geodesic: float | None = None,
     ) -> list[list[Hit]]:
         """`search` for queries that `encode` made vectors of, (q, model_dim): whitened and found in one state."""
+        if geodesic is not None:
+            return self._bundle.read(
+                lambda: self._geodesic.search(whiten(raw, self.whitening), k, geodesic, filter=filter, exact=exact)
+            )
         found = self._bundle.read(
             lambda: self._bundle.search(whiten(raw, self.whitening), k, filter=filter, exact=exact, unit=self._unit)
         )
@@ -333,6 +363,90 @@ class Engine:
     ) -> list[Reranked]:
         """`search` with a cross-encoder, for queries and what `encode` made of them; with what each cost."""
         return self._reranker.rerank(queries, raw, k, how, filter=filter)
+
+    def rank_by_topic(
+        self,
+        texts: Sequence[str],
+        k: int | None = 10,
+        *,
+        centre: bool = False,
+        filter: str | Mapping[str, Any] | None = None,
+    ) -> list[Hit]:
+        """The documents by their way from a topic, nearest first, with the score ``1 / (1 + way)``.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            What the topic is; the way is that from the nearest of them.
+        k : int or None, default=10
+            None ranks all documents.
+        centre : bool, default=False
+            Begin at the mean of the texts' vectors instead (GeoSumm, arXiv 2209.07496).
+        filter
+            See `search`.
+
+        Raises
+        ------
+        InputError
+            If the index has no neighbour graph (`build_graph`), or a value cannot be used.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> engine = Engine.build(["a red fox", "a red hen", "the sea"], pathlib.Path(tempfile.mkdtemp()) / "i",
+        ...                       model="hash:64")
+        >>> engine.build_graph().neighbors
+        16
+        >>> [hit.text for hit in engine.rank_by_topic(["red"], k=2)]
+        ['a red fox', 'a red hen']
+        """
+        raw = self.encode(texts, "query")
+        if not len(raw):
+            raise InputError("a topic of no texts; expected one or more")
+        return self._bundle.read(
+            lambda: self._geodesic.rank_by_topic(whiten(raw, self.whitening), k, centre=centre, filter=filter)
+        )
+
+    @cached_property
+    def _geodesic(self) -> GeodesicSearch:
+        from .geodesic.indexed import GeodesicSearch  # scipy takes a while
+
+        return GeodesicSearch(self._bundle, self._unit)
+
+    def build_graph(self, neighbors: int | None = None, *, fresh: bool = False, progress: bool = False) -> Linking:
+        """Link every document with those nearest to it, for geodesic scores; committed every minute.
+
+        What is added later is linked in its own commit; an interrupted call goes on where it was.
+
+        Parameters
+        ----------
+        neighbors : int, default=16
+            Links that each document makes; a graph that is there keeps its own.
+        fresh : bool, default=False
+            Put another graph in the place of one that is there.
+        progress : bool, default=False
+
+        Raises
+        ------
+        InputError
+            If a graph is there with another number of neighbors.
+        IndexLockedError
+            If another process is writing.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> engine = Engine.build(["red", "blue"], pathlib.Path(tempfile.mkdtemp()) / "i", model="hash:8")
+        >>> engine.build_graph(4)
+        Linking(neighbors=4, linked=2, documents=2)
+        """
+        with self._writing:
+            return link_documents(self._bundle, neighbors=neighbors, fresh=fresh, progress=progress)
+
+    def drop_graph(self) -> None:
+        """Take the neighbour graph out of the index, in one commit; nothing else changes."""
+        with self._writing:
+            drop_graph(self._bundle)
 
     def score_anchors(
         self,
@@ -711,6 +825,7 @@ class Engine:
             "index_reason": manifest.index["reason"],
             "raw_vectors": manifest.raw,
             "anchors": anchors_record(self._bundle),
+            "graph": graph_record(self._bundle),
             "drift": drift_of(self._bundle, self.whitening),
             "bytes": self._bundle.bytes_on_disk(),
             "generation": manifest.generation,

@@ -24,7 +24,9 @@ class Hit:
     metadata : mapping
     scores : mapping
         What the score is made of: "dense", and of a cross-encoder's hit "cross_encoder", the "round" it was found in
-        and the score "predicted" for it before.
+        and the score "predicted" for it before; of a geodesic search the "way" to the document, in radians.
+    path : sequence of mapping
+        Of a geodesic search: "id" and "text" of the documents that the way leads over.
     """
 
     rank: int
@@ -33,6 +35,7 @@ class Hit:
     text: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
+    path: Sequence[Mapping[str, str]] = ()
 
 
 def hits_of(found: Sequence[Found]) -> list[Hit]:

@@ -26,8 +26,8 @@ from indexes.manifest import Segment
 from indexes.stored import NEIGHBOR, StoredVectors, blank
 from indexes.writer import BundleWriter
 
-from .geodesic.lists import neighbor_lists
 from .making import batches
+from .neighbors import neighbor_lists
 from .progress import Advance, progress_bar
 from .provenance import made_by
 
@@ -159,3 +159,14 @@ def write_lists(
     return writer.with_kept(
         new.segment, "neighbors", lambda path: write_array(path, "neighbors", blocks(), shape, NEIGHBOR)
     )
+
+
+def check_alpha(alpha: float) -> None:
+    """Nothing, if it is a share.
+
+    Raises
+    ------
+    InputError
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number) or not 0.0 <= alpha <= 1.0:
+        raise InputError(f"geodesic={alpha!r}; expected a number from 0 (ways alone) to 1 (cosine alone)")

@@ -35,7 +35,12 @@ class Answer:
     def to_dict(self) -> dict[str, Any]:
         """The answer as one JSON object."""
         hits = [
-            {("id" if name == "doc_id" else name): value for name, value in asdict(hit).items()} for hit in self.hits
+            {
+                ("id" if name == "doc_id" else name): value
+                for name, value in asdict(hit).items()
+                if name != "path" or value
+            }
+            for hit in self.hits
         ]
         return {"query_id": self.query_id, "query": self.query, "hits": hits, "stats": self.stats}
 
@@ -72,6 +77,15 @@ def write_table(answers: Iterable[Answer], explain: bool = False) -> None:
         for hit in answer.hits:
             made_of = [_part(hit.scores.get(name)) for name in parts]
             table.add_row(str(hit.rank), f"{hit.score:.3f}", *made_of, Text(_plain(hit.doc_id)), Text(_plain(hit.text)))
+            for depth, step in enumerate(hit.path if explain else ()):
+                arrow = "  " * depth + "over "
+                table.add_row(
+                    "",
+                    "",
+                    *("" for _ in parts),
+                    Text(_plain(step["id"]), style="dim"),
+                    Text(arrow + _plain(step["text"]), style="dim"),
+                )
         with console.capture() as captured:
             console.print(table if answer.hits else Text(f"{_plain(answer.query)}\nno hits"))
         sys.stdout.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")

@@ -1,7 +1,6 @@
 """How far texts lie apart along the ways that lead from near to near, and what that is good for.
 
 graph.py      a graph of near neighbours, and shortest paths in it
-lists.py      the nearest rows of each row of an index
 scoring.py    cosine and way of the documents that a query is for, in one score
 diffusion.py  a rival: what a walk in the graph comes to
 """

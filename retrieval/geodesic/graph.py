@@ -22,7 +22,7 @@ from scipy.sparse.csgraph import connected_components, dijkstra
 from indexes.errors import InputError, VectorError
 from indexes.vectors import VectorIndex, check_unit
 
-from .lists import BLOCK, Lists, lists_among
+from ..neighbors import BLOCK, Lists, lists_among
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]

@@ -12,7 +12,7 @@ from indexes.errors import InputError
 from indexes.loaded import LoadedSegment, nearest, searched
 from indexes.stored import NEIGHBOR
 
-from ..progress import Advance
+from .progress import Advance
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
