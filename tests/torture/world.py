@@ -21,6 +21,7 @@ from indexes.errors import IndexMissingError, IndexUnfinishedError, RetrievalErr
 from retrieval import Document, Engine, Whitening
 from retrieval.cross.anchors import Anchors
 from retrieval.encoder import HashEncoder
+from retrieval.geodesic.indexed import positioned
 from retrieval.moments import unit_rows
 
 from .children import Tell, in_child
@@ -33,7 +34,8 @@ MODEL = HashEncoder(16)
 DIM = 8  # columns that whitening keeps
 WORDS = ("fox", "whale", "red", "blue", "sea", "night", "train", "café", "日本", "狐狸", "大海", "红色")
 QUERIES = ("red fox", "大海", "night train sea", "blue whale 狐狸")
-TOLERANCE = 1e-5
+TOLERANCE, ANGLE_TOLERANCE = 1e-5, 2e-3
+"""Of scores; of angles in radians, which arccos makes of them."""
 
 
 class Tally:
@@ -74,8 +76,8 @@ class Operation:
         Whether it leaves one segment without deletions: what tells of an operation that leaves the documents as they are.
     refits : bool, default=False
         Whether the whitening (if there is one) is of all documents then.
-    scores : bool, default=False
-        Whether all documents have scores with the anchor queries then.
+    completes : str, optional
+        What all documents have then, as `Engine.info` names it: "anchors" (scores with them) or "graph" (links in it).
     """
 
     name: str
@@ -87,7 +89,7 @@ class Operation:
     after: State
     merges: bool = False
     refits: bool = False
-    scores: bool = False
+    completes: str | None = None
 
     def unseen(self, path: Path) -> list[str]:
         """What of it cannot be seen in an index, though it was acknowledged."""
@@ -100,8 +102,8 @@ class Operation:
             wrong.append(
                 f"{self.name} left a whitening of {info['whitening']['n_fitted']} of {len(self.after)} documents"
             )
-        if self.scores and (info["anchors"] or {}).get("documents") != len(self.after):
-            wrong.append(f"{self.name} left {info['anchors']}; expected scores of {len(self.after)} documents")
+        if self.completes and (info[self.completes] or {}).get("documents") != len(self.after):
+            wrong.append(f"{self.name} left {info[self.completes]}; expected {len(self.after)} documents in it")
         return wrong
 
     def do(self, path: Path, encoder: HashEncoder) -> Engine:
@@ -274,12 +276,24 @@ def _cross(world: World) -> Operation:
         engine.score_anchors(Scorer(), anchors=anchors if new else None, fresh=fresh)
 
     done = _change(world, "cross", change, [], world.known())
-    return replace(done, command=[], scores=bool(done.after))
+    return replace(done, command=[], completes="anchors" if done.after else None)
+
+
+def _graph(world: World) -> Operation:
+    fresh, neighbors = world.random.random() < 0.3, world.random.randint(1, 5)
+
+    def change(engine: Engine) -> None:
+        new = fresh or engine.info()["graph"] is None
+        engine.build_graph(neighbors if new else None, fresh=fresh)
+
+    options = ["--fresh", "--neighbors", str(neighbors)] if fresh else []
+    return replace(_change(world, "graph", change, [], world.known(), *options), completes="graph")
 
 
 OPERATIONS: dict[str, Callable[[World], Operation]] = {
     "add": _add,
     "cross": _cross,
+    "graph": _graph,
     "upsert": _upsert,
     "upsert --prune": _prune,
     "delete": _delete,
@@ -376,6 +390,7 @@ def answers(engine: Engine, state: State) -> list[str]:
         wrong.append(f"raw vectors are not those of the texts: {np.flatnonzero((raw != expected).any(axis=1))}")
     wrong += _wrong_scores(engine, state)
     rows, every = _searched(engine, expected), np.ones(len(ids), np.bool_)
+    wrong += _wrong_links(engine, ids, rows)
     kinds = np.array([state[doc_id][1].get("kind") == "a" for doc_id in ids], np.bool_)
     for query in QUERIES:
         scores = rows @ _searched(engine, MODEL.encode([query]).vectors)[0]
@@ -406,6 +421,33 @@ def _wrong_scores(engine: Engine, state: State) -> list[str]:
         if found != right and not np.isnan(found).all()
     ]
     return wrong + ([f"{len(scores)} documents with scores or none"] if len(ids) not in (0, len(state)) else [])
+
+
+def _wrong_links(engine: Engine, ids: list[str], rows: NDArray[Any]) -> list[str]:
+    """Links of the neighbour graph that are not as long as the angle between their documents."""
+    bundle = engine._bundle
+
+    def stored() -> tuple[list[str], NDArray[Any]]:
+        lists = bundle.kept("neighbors")
+        if lists is None:
+            return [], np.empty((0, 0))
+        found = positioned(lists.rows, lists[:])
+        return [one.doc_id for one in bundle.documents(lists.rows.tolist())], found
+
+    linked, lists = bundle.read(stored)
+    if not linked:
+        return []
+    place = {doc_id: at for at, doc_id in enumerate(ids)}
+    at = np.array([place[doc_id] for doc_id in linked])
+    there = lists["row"] >= 0
+    begin, end = np.nonzero(there)[0], lists["row"][there]
+    apart = np.arccos(np.einsum("nd,nd->n", rows[at[begin]], rows[at[end]]).clip(-1.0, 1.0))
+    off = np.abs(apart - lists["angle"][there]) > ANGLE_TOLERANCE
+    wrong = [
+        f"{linked[one]!r} is linked with {linked[other]!r}" for one, other in zip(begin[off], end[off], strict=True)
+    ]
+    wrong += [f"{linked[one]!r} is linked with itself" for one in begin[begin == end]]
+    return wrong + ([f"{len(linked)} documents with links or none"] if len(linked) != len(ids) else [])
 
 
 def _searched(engine: Engine, raw: NDArray[Any]) -> NDArray[np.float32]:
