@@ -304,7 +304,10 @@ class Engine:
         ModelError
             The cross-encoder cannot be loaded.
         """
-        how: dict[str, Any] = {"filter": filter, "exact": exact, "rerank": rerank, "budget": budget, "method": method}
+        how: dict[str, Any] = {
+            "filter": filter, "exact": exact, "geodesic": geodesic, "rerank": rerank, "budget": budget,
+            "method": method,
+        }  # fmt: skip
         if isinstance(query_or_queries, str):
             return self.search([query_or_queries], k, **how)[0]
         if geodesic is not None:

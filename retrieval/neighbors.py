@@ -21,6 +21,9 @@ Lists = NDArray[Any]
 BLOCK = 1024
 """Rows that are looked for together."""
 
+MORE = 4
+"""Rows beyond the list's end that are measured: codes are not quite of length one, so they order a little otherwise."""
+
 MOST_ROWS = 2**31
 
 
@@ -82,7 +85,7 @@ def lists_among(
     neighbors : int
     """
     vectors = vectors_of(rows)
-    found = nearest_to(vectors, neighbors + 1)  # the row itself is most often among them
+    found = nearest_to(vectors, neighbors + 1 + MORE)  # the row itself is most often among them
     found = np.where(found == rows[:, None], -1, found)
     there = found >= 0
     angles = np.full(found.shape, np.inf, np.float32)
