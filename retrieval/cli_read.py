@@ -29,7 +29,7 @@ RERANK = click.option("--rerank", "reranker", metavar="MODEL", help="A cross-enc
 BUDGET = click.option("--budget", type=click.IntRange(min=1), help="Most calls of it for a query.  [default: 100]")
 METHOD = click.option(
     "--method",
-    type=click.Choice(["plain", "anchors", "adaptive"]),
+    type=click.Choice(["plain", "anchors", "adaptive", "graph"]),
     help="What the calls are spent on: the first hits, or what they show to be promising.  [default: plain]",
 )
 

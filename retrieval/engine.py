@@ -89,7 +89,7 @@ class Engine:
         self._bundle = bundle
         self._model = encoder
         self._encoder: Encoder | None = None
-        self._reranker = Reranker(bundle, lambda: self.whitening)
+        self._reranker = Reranker(bundle, lambda: self.whitening, lambda: self._geodesic.graph()[0])
         self._whitening: tuple[object, Whitening | None] = (None, None)
         self._writing = Lock()  # threads take turns; another process is refused by the folder's own lock
         if bundle.searchable:
@@ -285,9 +285,9 @@ class Engine:
             A cross-encoder's name or folder, or ``scorer(query, texts) -> scores``: hits then have its scores.
         budget : int, default=100
             Most calls of it for one query; what it was not asked about does not come back.
-        method : {"plain", "anchors", "adaptive"}, default="plain"
+        method : {"plain", "anchors", "adaptive", "graph"}, default="plain"
             What the calls are spent on: the first hits, or what is found by them to be promising
-            (`retrieval.cross.CrossEncoderSearch`).
+            (`retrieval.cross.CrossEncoderSearch`); "graph" needs a neighbour graph (`build_graph`).
 
         Returns
         -------

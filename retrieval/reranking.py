@@ -26,7 +26,7 @@ from .cross.basis import Basis, Bool
 from .cross.calls import Scorer
 from .cross.completion import completed, is_scored
 from .cross.indexed import IndexBasis
-from .cross.search import Columns, CrossEncoderSearch, Found, Method, Trace
+from .cross.search import BY_ORDER, Columns, CrossEncoderSearch, Found, Links, Method, Trace
 from .hit import Hit
 from .making import whiten
 from .models import compare
@@ -57,7 +57,7 @@ class Reranking:
         ``scorer(query, texts) -> scores``.
     budget : int, default=100
         Most calls for one query.
-    method : {"plain", "anchors", "adaptive"}
+    method : {"plain", "anchors", "adaptive", "graph"}
     milliseconds : float, optional
         Most time for one query's calls.
     """
@@ -124,10 +124,12 @@ class Reranker:
     bundle : Bundle
     whitening : callable
         Gives the whitening of the state that is loaded.
+    graph : callable
+        Gives the neighbour graph of the state that is loaded.
     """
 
-    def __init__(self, bundle: Bundle, whitening: Callable[[], Whitening | None]) -> None:
-        self._bundle, self._whitening = bundle, whitening
+    def __init__(self, bundle: Bundle, whitening: Callable[[], Whitening | None], graph: Callable[[], Links]) -> None:
+        self._bundle, self._whitening, self._graph = bundle, whitening, graph
         self._held: dict[bool, _State] = {}  # of one generation, with anchors and without
         self._warned: set[str] = set()
         self._scorer: tuple[str, Scorer] | None = None
@@ -187,10 +189,11 @@ class Reranker:
     ) -> list[Reranked]:
         bundle = self._bundle
 
-        def prepared() -> tuple[_State, Float32, Bool | None]:
+        def prepared() -> tuple[_State, Float32, Bool | None, Links | None]:
             state = self._state(how)
             allowed = None if filter is None else np.isin(state.vectors.rows, bundle.rows_matching(filter))
-            return state, whiten(raw, self._whitening()), allowed
+            graph = self._graph() if how.method == "graph" else None
+            return state, whiten(raw, self._whitening()), allowed, graph
 
         def documents(positions: Sequence[int]) -> list[StoredDocument]:
             def of_this_state() -> list[StoredDocument]:
@@ -200,7 +203,7 @@ class Reranker:
 
             return bundle.read(of_this_state)
 
-        state, vectors, allowed = bundle.read(prepared)
+        state, vectors, allowed, graph = bundle.read(prepared)
         columns = state.columns()
         if columns is None or (allowed is not None and not allowed.any()):
             return [Reranked(hits=[], calls=0, rounds=0, fallbacks=0) for _ in queries]
@@ -208,7 +211,7 @@ class Reranker:
         scorer = how.scorer if how.milliseconds is None else unremembered(how.scorer)
         search = CrossEncoderSearch(
             columns, scorer, texts=lambda positions: [one.text for one in documents(positions)],
-            method=how.method, budget=how.budget,
+            method=how.method, budget=how.budget, graph=graph,
         )  # fmt: skip
         traces = search.trace(queries, vectors, allowed=allowed, milliseconds=how.milliseconds)
         return [
@@ -241,7 +244,7 @@ class Reranker:
 
     def _uses_anchors(self, manifest: Manifest, how: Reranking) -> bool:
         """Whether the index's anchors say something of this scorer's scores."""
-        if how.method == "plain" or manifest.anchors is None:
+        if how.method in BY_ORDER or manifest.anchors is None:
             return False
         try:
             check_scorer(manifest.anchors, how.scorer)

@@ -16,7 +16,15 @@ from retrieval.cli import cli
 
 MODULES = sorted(
     f"{package}.{module.name}"
-    for package in ("indexes", "retrieval", "retrieval.compiled", "retrieval.cross", "retrieval.train", "eval")
+    for package in (
+        "indexes",
+        "retrieval",
+        "retrieval.compiled",
+        "retrieval.cross",
+        "retrieval.geodesic",
+        "retrieval.train",
+        "eval",
+    )
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__)
 )
 
@@ -60,7 +68,15 @@ def test_files_named_in_the_readme_are_there(root: Path) -> None:
     named = set(re.findall(r"\b\w+\.py\b", house))
     there = {
         path.name
-        for package in ("indexes", "retrieval", "retrieval/compiled", "retrieval/cross", "retrieval/train", "eval")
+        for package in (
+            "indexes",
+            "retrieval",
+            "retrieval/compiled",
+            "retrieval/cross",
+            "retrieval/geodesic",
+            "retrieval/train",
+            "eval",
+        )
         for path in (root / package).glob("[a-z]*.py")
     }
     assert named == there

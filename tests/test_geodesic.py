@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,7 +19,10 @@ from sklearn.neighbors import NearestNeighbors
 from indexes.errors import InputError, VectorError
 from indexes.stored import NEIGHBOR
 from retrieval import Engine, Whitening, linking, neighbors
+from retrieval.cross import CrossEncoderSearch
+from retrieval.cross import search as module
 from retrieval.geodesic import NeighborGraph
+from retrieval.geodesic.diffusion import Diffusion
 from retrieval.geodesic.indexed import positioned
 from retrieval.geodesic.scoring import best_blended, blend
 from retrieval.moments import unit_rows
@@ -560,3 +564,92 @@ def test_the_command_line_links_and_searches(tmp_path: Path) -> None:
         assert run(*wrong).code == 2
     assert run("graph", index, "--drop").code == 0
     assert json.loads(run("info", index, "--format", "json").out)["graph"] is None
+
+
+# ---- what a reranker finds along the graph
+
+
+class Wish:
+    """Stands for a cross-encoder: likes texts with a word; counts its calls."""
+
+    def __init__(self, word: str) -> None:
+        self.word, self.asked = word, []  # type: ignore[var-annotated]
+
+    def __call__(self, query: str, some: list[str]) -> list[float]:
+        self.asked += some
+        return [10.0 * text.split().count(self.word) + len(text) / 100 for text in some]
+
+
+def test_what_scored_best_pulls_its_neighbours_in() -> None:
+    """Two heaps; the query is in one, and the one item of it that is liked is linked with the other heap."""
+    graph = NeighborGraph(np.array([[(1, 0.1)], [(0, 0.1)], [(9, 0.5)], *[[(9, 0.1)]] * 6, [(3, 0.1)]], NEIGHBOR))
+    around = np.deg2rad([0, 1, 2, 90, 91, 92, 93, 94, 95, 96.0])
+    rows = np.stack([np.cos(around), np.sin(around)], axis=1)
+    liked = np.array([0, 0, 1, 5, 6, 7, 8, 9, 10, 11.0])
+    search = CrossEncoderSearch(
+        rows, lambda query, items: liked[items], method="graph", budget=4, rounds=2, graph=graph
+    )
+    with patch.object(module, "FEWEST", 2):
+        (trace,) = search.trace(["any"], rows[:1])
+    # first the two nearest, then a neighbour of the better one of them (none new), and the order goes on
+    assert [one.row for one in sorted(trace.found, key=lambda one: (one.round, one.row))] == [0, 1, 2, 3]
+    search.budget, search.rounds = 6, 3
+    with patch.object(module, "FEWEST", 2):
+        (trace,) = search.trace(["any"], rows[:1])
+    assert {one.row: one.round for one in trace.found} == {0: 1, 1: 1, 2: 2, 3: 2, 9: 3, 4: 3}
+
+
+def test_a_reranker_goes_along_the_graph(linked: Engine) -> None:
+    wish = Wish("river")
+    hits = linked.search("red fox", 5, rerank=wish, budget=40, method="graph")
+    assert len(wish.asked) == 40
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    only = linked.search("red fox", 40, rerank=Wish("river"), budget=40, method="graph", filter="kind = 'a'")
+    assert len(only) == 40 and {hit.metadata["kind"] for hit in only} == {"a"}
+    everything = linked.search("red fox", 150, rerank=Wish("river"), budget=150, method="graph")
+    assert len({hit.doc_id for hit in everything}) == 150
+
+
+def test_method_graph_needs_a_graph_of_the_items(tmp_path: Path) -> None:
+    rows = points(20)
+    for graph, what in ((None, "none"), (NeighborGraph.build(points(19)), "one of 19 items")):
+        with pytest.raises(InputError, match=f"method='graph' with {what}; expected the neighbour graph of 20 items"):
+            CrossEncoderSearch(rows, lambda query, items: items, method="graph", graph=graph)
+    with pytest.raises(InputError, match="method='graph' ranks by the bi-encoder; expected query_vector"):
+        CrossEncoderSearch(rows, lambda query, items: items, method="graph", graph=NeighborGraph.build(rows)).search(
+            "any"
+        )
+    with (
+        Engine.build(texts(20), tmp_path / "i", model="hash:32") as engine,
+        pytest.raises(InputError, match="has no neighbour graph"),
+    ):
+        engine.search("red", rerank=Wish("red"), method="graph")
+
+
+# ---- diffusion
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    n=st.integers(2, 60), neighbors=st.integers(1, 6), alpha=st.sampled_from([0.0, 0.5, 0.9, 0.99]),
+    join=st.sampled_from(["union", "mutual"]), seed=st.integers(0, 2**16),
+)  # fmt: skip
+def test_diffusion_solves_its_equation(n: int, neighbors: int, alpha: float, join: str, seed: int) -> None:
+    rows = points(n, seed=seed)
+    graph = NeighborGraph.build(rows, neighbors, join=join)
+    linked = graph.matrix.toarray() > 0
+    affinity = np.where(linked, (rows.astype(np.float64) @ rows.T).clip(0.0) ** 3, 0.0)
+    degree = affinity.sum(axis=1)
+    root = 1 / np.sqrt(np.where(degree > 0, degree, 1.0))
+    begin = np.zeros(n)
+    begin[:2] = [0.9**3, 0.0]
+    expected = np.linalg.solve(np.eye(n) - alpha * root[:, None] * affinity * root, begin)
+    found = Diffusion(graph, alpha=alpha).scores([0, 1], [0.9, -0.4])
+    np.testing.assert_allclose(found, expected, atol=1e-4 * max(1.0, expected.max()))
+
+
+def test_wrong_walks_are_refused() -> None:
+    graph = NeighborGraph.build(points(5))
+    for how in ({"alpha": 1.0}, {"alpha": -0.1}, {"gamma": 0.0}, {"gamma": float("nan")}):
+        with pytest.raises(InputError, match="expected"):
+            Diffusion(graph, **how)

@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("retrieval", "retrieval.compiled", "retrieval.cross", "retrieval.train", "indexes", "eval")
+PACKAGES = (
+    "retrieval",
+    "retrieval.compiled",
+    "retrieval.cross",
+    "retrieval.geodesic",
+    "retrieval.train",
+    "indexes",
+    "eval",
+)
 TOP = ("retrieval", "indexes", "eval")
 
 

@@ -8,6 +8,9 @@ With V the vectors this is AXN (Yadav et al. 2024, arXiv 2405.03651, algorithm 1
 2023, arXiv 2305.02996); one fit on fixed landmarks is ANNCUR (Yadav et al. 2022, arXiv 2210.12579). Over the papers:
 a ridge in the place of the pseudo-inverse, a bias, what the bi-encoder and the anchors expect as a prior, both bases
 side by side, and a guard that goes on as plain reranking where the fit knows no more than the bi-encoder.
+
+Without a fit a neighbour graph can say what to score next: what scored well pulls its neighbours in (GAR: MacAvaney,
+Tonellotto & Macdonald 2022, arXiv 2208.08942).
 """
 
 from __future__ import annotations
@@ -26,10 +29,13 @@ from .basis import Array, Basis, Bool, Int64
 from .calls import Scorer, check_saturation, score_pairs
 from .fit import Fit, Float64, fit_scores
 
-Method = Literal["plain", "anchors", "adaptive"]
+Method = Literal["plain", "anchors", "adaptive", "graph"]
 
 PROBE = 8
 """Calls that tell how long one takes, where the budget is a time."""
+
+BY_ORDER = ("plain", "graph")
+"""Methods that predict nothing."""
 
 FEWEST = 8
 """Scores that a first fit is made of, and that the guard compares."""
@@ -57,6 +63,19 @@ class Columns(Protocol):
 
     def landmarks(self, count: int, allowed: Bool | None = None) -> Int64:
         """Items that stand for all others."""
+        ...  # pragma: no cover
+
+
+class Links(Protocol):
+    """What is asked of a neighbour graph: `retrieval.geodesic.NeighborGraph` is one."""
+
+    @property
+    def n(self) -> int:
+        """Number of items."""
+        ...  # pragma: no cover
+
+    def neighbors(self, position: int) -> tuple[Int64, Float64]:
+        """The items that one is linked with, nearest first, and how far off they are."""
         ...  # pragma: no cover
 
 
@@ -118,17 +137,19 @@ class CrossEncoderSearch:
         The items' texts, or ``texts(rows) -> texts``; without it the scorer is given the rows themselves.
     anchors, anchor_vectors : ndarray, optional
         See `Basis`.
-    method : {"adaptive", "anchors", "plain"}, default="adaptive"
+    method : {"adaptive", "anchors", "plain", "graph"}, default="adaptive"
         "plain" scores what the bi-encoder ranks first, "anchors" fits once on fixed landmarks (half of the budget),
-        "adaptive" goes in rounds.
+        "adaptive" goes in rounds, "graph" too, half of them with neighbours of what scored best.
     budget : int, default=100
         Most calls for one query.
     rounds : int, default=5
-        Of the adaptive method.
+        Of the methods that go in rounds.
     ridge : float, optional
         See `retrieval.cross.fit.fit_scores`.
     guard : bool, default=True
         Whether the bi-encoder's order is taken where the fit predicts left-out scores no better.
+    graph : NeighborGraph, optional
+        Of the items; "graph" needs it.
 
     Raises
     ------
@@ -165,6 +186,7 @@ class CrossEncoderSearch:
         rounds: int = 5,
         ridge: float | None = None,
         guard: bool = True,
+        graph: Links | None = None,
     ) -> None:
         if method not in get_args(Method):
             raise InputError(f"method={method!r}; expected one of {', '.join(get_args(Method))}")
@@ -182,7 +204,10 @@ class CrossEncoderSearch:
             self.basis = cast(Columns, vectors)
         if texts is not None and not callable(texts) and len(texts) != self.basis.n:
             raise InputError(f"there are {len(texts):,} texts for {self.basis.n:,} items; expected one for each")
-        self.scorer, self.texts, self.method = scorer, texts, method
+        if method == "graph" and (graph is None or graph.n != self.basis.n):
+            what = "none" if graph is None else f"one of {graph.n:,} items"
+            raise InputError(f"method='graph' with {what}; expected the neighbour graph of {self.basis.n:,} items")
+        self.scorer, self.texts, self.method, self.graph = scorer, texts, method, graph
         self.budget, self.rounds, self.ridge, self.guard = int(budget), int(rounds), ridge, guard
 
     def search(
@@ -228,8 +253,8 @@ class CrossEncoderSearch:
         milliseconds : float, optional
             Calls stop where so much time a query would be spent, by the pace of the last round, or at the budget.
         """
-        if query_vectors is None and self.method == "plain":
-            raise InputError("method='plain' ranks by the bi-encoder; expected query_vector")
+        if query_vectors is None and self.method in BY_ORDER:
+            raise InputError(f"method={self.method!r} ranks by the bi-encoder; expected query_vector")
         if query_vectors is not None and len(query_vectors) != len(queries):
             raise InputError(f"{len(query_vectors)} query vectors for {len(queries)} queries; expected one for each")
         if allowed is not None and np.shape(allowed) != (self.basis.n,):
@@ -244,8 +269,8 @@ class CrossEncoderSearch:
         running = [
             _Running(query, self.basis.directions(vector)) for query, vector in zip(queries, vectors, strict=True)
         ]
-        if self.method == "plain" and running and not running[0].directions.shape[1]:
-            raise InputError("method='plain' ranks by the bi-encoder; expected vectors in the basis")
+        if self.method in BY_ORDER and running and not running[0].directions.shape[1]:
+            raise InputError(f"method={self.method!r} ranks by the bi-encoder; expected vectors in the basis")
         left, done, number = milliseconds, 0, 0
         while done < budget and running:
             number += 1
@@ -279,7 +304,7 @@ class CrossEncoderSearch:
         if number == 1 and (self.method == "anchors" or not running[0].directions.shape[1]):
             landmarks = self.basis.landmarks(count, allowed)
             return [_Picks(landmarks, None) for _ in running]
-        if self.method == "plain":
+        if self.method in BY_ORDER:
             weights = [one.directions[:, 0] for one in running]
             fits: list[Fit | None] = [None] * len(running)
         elif number == 1:
@@ -291,9 +316,25 @@ class CrossEncoderSearch:
         picks = []
         for one, fit, weight, found in zip(running, fits, weights, best, strict=True):
             chosen = found[~np.isin(found, one.rows)][:count]
+            if self.method == "graph" and number > 1:
+                pulled = self._pulled(one, count // 2, allowed)
+                chosen = np.concatenate([pulled, chosen[~np.isin(chosen, pulled)]])[:count]
             predicted = None if fit is None else self.basis.rows(chosen) @ weight + fit.bias
             picks.append(_Picks(chosen, predicted))
         return picks
+
+    def _pulled(self, one: _Running, count: int, allowed: Bool | None) -> Int64:
+        """Neighbours of what scored best, the best one's first, that were not scored yet."""
+        assert self.graph is not None
+        known, pulled = set(one.rows), list[int]()
+        for at in np.argsort(-np.array(one.scores), kind="stable"):
+            for item in self.graph.neighbors(one.rows[at])[0].tolist():
+                if len(pulled) == count:
+                    break
+                if item not in known and (allowed is None or allowed[item]):
+                    known.add(item)
+                    pulled.append(item)
+        return np.array(pulled, np.int64)
 
     def _fitted(self, one: _Running) -> tuple[Float64, Fit | None]:
         """The weights that predict all items, and the fit that they are of; the bi-encoder's if the guard says so."""

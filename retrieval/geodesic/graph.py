@@ -164,6 +164,11 @@ class NeighborGraph:
         return int(self._links.nnz) // 2
 
     @property
+    def matrix(self) -> Any:
+        """The links as a symmetric scipy.sparse.csr_matrix of shape (n, n): their lengths. It must not be changed."""
+        return self._links
+
+    @property
     def nbytes(self) -> int:
         """Memory that the graph takes, in bytes."""
         return sum(
