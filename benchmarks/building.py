@@ -1,6 +1,7 @@
 """What a build costs as a corpus grows: time against encoding alone, peak memory, bytes on the disk.
 
     python benchmarks/building.py measure [--texts N ...]      each build in a process of its own
+    python benchmarks/building.py plot                         docs/images/building.png, of what was measured
 
 Distinct English sentences by all-MiniLM-L6-v2, 128 columns. The indexes stay in benchmarks/cache, where
 `benchmarks/searching.py` finds them. Writes benchmarks/results/building.json. Data: RETRIEVAL_SHARED, default
@@ -106,6 +107,49 @@ def measure(sizes: tuple[int, ...]) -> None:
         note(str(found))
         kept = {row["texts"]: row for row in [*earlier("building").get("rows", []), found]}
         write_result("building", {"rows": [kept[size] for size in sorted(kept)]})
+
+
+@main.command()
+def plot() -> None:
+    """Seconds, memory and bytes against the number of sentences."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = earlier("building")["rows"]
+    sizes = [row["texts"] for row in rows]
+    panels: dict[str, dict[str, list[float]]] = {
+        "seconds": {
+            "whole build": [row["build, s"] for row in rows],
+            "encoding alone": [row["encoding, s"] for row in rows],
+        },
+        "peak MiB": {"whole build": [row["peak MiB"] for row in rows]},
+        "MiB on the disk": {
+            "whole index": [sum(row["bytes"].values()) / 2**20 for row in rows],
+            "raw vectors": [row["bytes"]["raw"] / 2**20 for row in rows],
+            "catalogue": [row["bytes"]["catalogue"] / 2**20 for row in rows],
+            "searched": [row["bytes"]["vectors"] / 2**20 for row in rows],
+        },
+    }
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.4))
+    for axis, (unit, curves) in zip(axes, panels.items(), strict=True):
+        first = next(iter(curves.values()))[0]
+        axis.plot(sizes, [first * size / sizes[0] for size in sizes], ":", color="0.6", label="in proportion")
+        colours = ("tab:blue", "tab:orange", "tab:green", "tab:red")
+        for colour, (label, values) in zip(colours, curves.items(), strict=False):
+            axis.plot(sizes, values, "o-", color=colour, label=label, markersize=3)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+        axis.set_xlabel("sentences")
+        axis.set_title(unit, fontsize=9)
+        axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(HERE.parent / "docs" / "images" / "building.png", dpi=130)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

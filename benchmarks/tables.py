@@ -395,6 +395,40 @@ def speed_of(kind: str, unit: str, measure: str) -> str:
     return markdown(rows) if len(rows) > 1 else "Not run yet."
 
 
+def speed_backends() -> str:
+    """Every way to run a model, and the matrix products that the last columns are held against."""
+    rows = [["model", "how", "texts a second", "times", "least cosine", "mean Spearman", "loss", "GFLOP/s",
+             "of the roofline"]]  # fmt: skip
+    for name, found in result("encoding").get("backends", {}).items():
+        for row in found["rows"]:
+            share = row.get("of the roofline")
+            rows.append([
+                name, row["way"], f"{row['texts a second']:.0f}", f"{row['times']:.1f}x", f"{row['least cosine']:.4f}",
+                f"{row['mean Spearman']:.2f}", f"{row['loss'] + 0.0:.2f}", f"{row['GFLOP/s']:.0f}",
+                "" if share is None else f"{share:.0%}",
+            ])  # fmt: skip
+        product = " x ".join(str(size) for size in found["product"])
+        for precision, rate in found["roofline"].items():
+            rows.append([name, f"a product {product}, {precision}", *[""] * 5, f"{rate:.0f}", "100%"])
+    return markdown(rows) if len(rows) > 1 else "Not run yet."
+
+
+def speed_where() -> str:
+    """Where the time of the quickest way goes that loses nothing."""
+    parts = ("linear layers, %", "attention, %", "others, %", "between layers, %")
+    rows = [["model", "in", "padding", *(part.removesuffix(", %") for part in parts), "linear layers, GFLOP/s",
+             "of the roofline", "reading, of the whole"]]  # fmt: skip
+    for name, found in result("encoding").get("backends", {}).items():
+        where, precision = found["where"], found["where"]["precision"]
+        whole = next(found["texts"] / row["texts a second"] for row in found["rows"] if precision in row["way"])
+        rate = where["linear layers, GFLOP/s"]
+        rows.append([
+            name, precision, f"{where['padding, %']:.0f} %", *(f"{where[part]:.0f} %" for part in parts), f"{rate:.0f}",
+            f"{rate / found['roofline'][precision]:.0%}", f"{where['reading, s'] / whole:.0%}",
+        ])  # fmt: skip
+    return markdown(rows) if len(rows) > 1 else "Not run yet."
+
+
 def speed_cold() -> str:
     """A cold process."""
     found = result("encoding").get("cold, seconds", {})
@@ -453,6 +487,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed-texts": lambda: speed_of("texts", "texts a second", "least cosine"),
     "speed-pairs": lambda: speed_of("pairs", "pairs a second", "correlation"),
     "speed-cold": speed_cold,
+    "speed-backends": speed_backends,
+    "speed-where": speed_where,
     "building": building,
     "searching": searching,
     "cross-search-speed": cross_search_speed,

@@ -1,0 +1,155 @@
+"""How near encoding comes to the processor's own speed: operations counted, and a matrix product's rate beside them.
+
+Counted is what a text needs, without padding: a product with every weight of the linear layers, and attention. What is
+not a product (softmax, normalisation, activation, looking words up) counts as nothing, so that a share of 100 % cannot
+be reached.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.compiled.graph import HINTS
+
+ROWS = 2048
+AT_LEAST = 2.4e11
+"""Operations between two looks at the clock: what is shorter is easily disturbed."""
+ATTENTION = (
+    "MatMul",
+    "Softmax",
+    "Select",
+    "IsNaN",
+    "ScaledDotProductAttention",
+    "ScaledDotProductAttentionWithKVCache",
+)
+
+
+def operations(lengths: Sequence[int], *, linear: int, layers: int, width: int) -> int:
+    """Additions and multiplications of the matrix products for texts of so many tokens each.
+
+    A token of a text of L tokens takes 2 for each weight of the linear layers, and in each layer 2 L width for the
+    scores of attention and as many for the sum that they weigh.
+    """
+    return sum(tokens * (2 * linear + layers * 4 * tokens * width) for tokens in lengths)
+
+
+def shape_of(model: Any) -> dict[str, int]:
+    """`linear`, `layers` and `width` of a SentenceTransformer's encoder stack."""
+    from torch import nn
+
+    stack = model[0].auto_model.encoder
+    linear = [module.weight.numel() for module in stack.modules() if isinstance(module, nn.Linear)]
+    return {"linear": sum(linear), "layers": len(stack.layer), "width": model[0].auto_model.config.hidden_size}
+
+
+def products(width: int, precisions: Sequence[str]) -> dict[str, Callable[[], object]]:
+    """`repeats` products of 2048 x width x 4 width, by torch and by OpenVINO; named by precision and library."""
+    import openvino
+    import torch
+    from openvino import opset13
+
+    times = repeats(width)
+    rng = np.random.default_rng(0)
+    left, right = (rng.standard_normal((n, width), np.float32) for n in (ROWS, 4 * width))
+    ways: dict[str, Callable[[], object]] = {}
+    for precision in precisions:
+        given = opset13.parameter([-1, width], np.float32)
+        graph = openvino.Model([opset13.matmul(given, opset13.constant(right), False, True)], [given])
+        compiled = openvino.Core().compile_model(graph, "CPU", settings(precision))
+        x, y = (torch.from_numpy(values).to(getattr(torch, precision)) for values in (left, right))
+
+        def by_torch(x: Any = x, y: Any = y) -> None:
+            for _ in range(times):
+                torch.nn.functional.linear(x, y)
+
+        def by_openvino(compiled: Any = compiled) -> None:
+            queue = openvino.AsyncInferQueue(compiled)
+            for _ in range(times):
+                queue.start_async([left])
+            queue.wait_all()
+
+        ways |= {f"{precision}, torch": by_torch, f"{precision}, OpenVINO": by_openvino}
+    return ways
+
+
+def repeats(width: int) -> int:
+    """How many products `products` makes at once."""
+    return -int(-AT_LEAST // (2 * ROWS * width * 4 * width))
+
+
+def rate(width: int, seconds: float) -> float:
+    """GFLOP/s of what `products` gives."""
+    return repeats(width) * 2 * ROWS * width * 4 * width / seconds / 1e9
+
+
+def settings(precision: str) -> dict[str, Any]:
+    """As `retrieval.compiled.graph.Graph` has them."""
+    how: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
+        how["INFERENCE_NUM_THREADS"] = int(threads)
+    return how
+
+
+class Taken:
+    """In the place of a graph: keeps the batches, computes nothing."""
+
+    def __init__(self, graph: Any) -> None:
+        self.inputs, self.streams = graph.inputs, graph.streams
+        self.batches: list[dict[str, NDArray[np.int64]]] = []
+
+    def run(self, several: Any) -> list[NDArray[np.float32]]:
+        self.batches = list(several)
+        return [np.zeros((len(batch["input_ids"]), 1), np.float32) for batch in self.batches]
+
+
+def where(encoder: Any, texts: list[str], shape: dict[str, int]) -> dict[str, Any]:
+    """Where the time of a compiled encoder goes: padding, reading, and inside of the graph by kind of layer."""
+    import openvino
+
+    graph = encoder._model._graph
+    encoder._model._graph = taken = Taken(graph)
+    try:
+        start = time.perf_counter()
+        encoder.encode(texts)
+        reading = time.perf_counter() - start
+    finally:
+        encoder._model._graph = graph
+    compiled = openvino.Core().compile_model(
+        encoder.compiled.graph, "CPU", settings(encoder.precision) | {"PERF_COUNT": True}
+    )
+    spent: dict[str, float] = {}
+
+    def done(request: Any, counted: bool) -> None:
+        for one in request.get_profiling_info() if counted else ():
+            spent[one.node_type] = spent.get(one.node_type, 0.0) + one.real_time.total_seconds()
+
+    queue = openvino.AsyncInferQueue(compiled, 2 * graph.streams)
+    queue.set_callback(done)
+    seconds = 0.0
+    for counted in (False, True):
+        start = time.perf_counter()
+        for batch in taken.batches:
+            queue.start_async({name: batch[name] for name in graph.inputs}, counted)
+        queue.wait_all()
+        seconds = time.perf_counter() - start
+    real = sum(int(batch["attention_mask"].sum()) for batch in taken.batches)
+    padded = sum(batch["input_ids"].size for batch in taken.batches)
+    whole = graph.streams * seconds
+    linear, attention = spent.pop("FullyConnected"), sum(spent.pop(kind, 0.0) for kind in ATTENTION)
+    return {
+        "precision": encoder.precision, "padding, %": round(100 * (1 - real / padded), 1),
+        "reading, s": round(reading, 4), "graph, s": round(seconds, 4),
+        "linear layers, %": round(100 * linear / whole, 1), "attention, %": round(100 * attention / whole, 1),
+        "others, %": round(100 * sum(spent.values()) / whole, 1),
+        "between layers, %": round(100 * (1 - (linear + attention + sum(spent.values())) / whole), 1),
+        "linear layers, GFLOP/s": round(2 * padded * shape["linear"] * graph.streams / linear / 1e9, 1),
+        "others by kind, %": {
+            kind: round(100 * value / whole, 1) for kind, value in sorted(spent.items(), key=lambda item: -item[1])[:8]
+        },
+    }  # fmt: skip
