@@ -39,6 +39,8 @@ from retrieval.cross import Basis, CrossEncoderSearch, Trace, greedy_rows
 from retrieval.cross.completion import completed
 from retrieval.cross.pilot import centred
 from retrieval.encoder import load_encoder
+from retrieval.geodesic import NeighborGraph
+from retrieval.linking import NEIGHBORS
 from retrieval.moments import unit_rows
 
 MODEL, EXPENSIVE = "all-MiniLM-L6-v2", "all-mpnet-base-v2"
@@ -47,6 +49,7 @@ BUDGETS = (20, 50, 100, 200, 500)
 KS = (1, 10, 100)
 RESAMPLES = 1000
 ACROSS = 3
+COLOURS = ("0.4", "0.7", "tab:orange", "tab:green", "tab:blue", "tab:red")
 """Pictures beside each other."""
 SNLI = SHARED / "data" / "pairs" / "nli-snli-en-devtest.tsv"
 TEXT, LINES = SHARED / "data" / "text", 30_000
@@ -193,6 +196,7 @@ CASES: dict[str, tuple[str, Callable[[], Case]]] = {
 def searches(vectors: Float32, asked: Float32, anchors: Float32, anchor_vectors: Float32) -> Iterator[tuple[str, Any]]:
     """The methods: arguments of the search, and the queries' vectors if they are used."""
     yield "plain", ({"vectors": vectors, "method": "plain"}, asked)
+    yield "GAR", ({"vectors": vectors, "method": "graph", "graph": NeighborGraph.build(vectors, NEIGHBORS)}, asked)
     yield "ANNCUR", ({"vectors": None, "anchors": anchors, "method": "anchors"}, None)
     yield "ADACUR", ({"vectors": None, "anchors": anchors}, None)
     yield "AXN", ({"vectors": vectors}, asked)
@@ -382,7 +386,7 @@ def plot() -> None:
             axis.set_axis_off()
         for axis, (name, case) in zip(axes, cases.items(), strict=False):
             methods = dict.fromkeys(row["method"] for row in case["rows"] if f"recall@{k}" in row)
-            for method, colour in zip(methods, ("0.4", "tab:orange", "tab:green", "tab:blue", "tab:red"), strict=True):
+            for method, colour in zip(methods, COLOURS, strict=True):
                 rows = [row for row in case["rows"] if row["method"] == method]
                 budgets = [row["budget"] for row in rows]
                 axis.plot(budgets, [row[f"recall@{k}"] for row in rows], "o-", color=colour, label=method, markersize=3)

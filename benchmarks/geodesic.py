@@ -17,7 +17,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -195,7 +195,7 @@ def far() -> None:
             for at in np.flatnonzero(np.array(one) == start):
                 if np.isfinite(reached[other[at]]):
                     ways[at] = reached[other[at]]
-        labels = np.asarray(pairs.labels, np.float64)
+        labels = np.asarray(pairs.scores, np.float64)
         unlike = labels <= np.median(labels)
         scores = {f"alpha {alpha:g}": blend(cosines, ways, alpha) for alpha in (1.0, 0.5, 0.0)}
         rows.append({
@@ -312,16 +312,6 @@ def speed(sizes: Sequence[int], queries: int) -> None:
         note(str(row))
         rows[row["documents"]] = row
         kept("speed", [rows[n] for n in sorted(rows)])
-
-
-def elsewhere(found: Mapping[str, Any], name: str) -> tuple[int, float]:
-    """The neighbors and alpha that gain most R@100 on all sets but one."""
-    gains: dict[tuple[int, float], list[float]] = {}
-    for other, of_set in found.items():
-        for row in of_set["rows"]:
-            if other != name and row["way"] == "geodesic":
-                gains.setdefault((row["neighbors"], row["alpha"]), []).append(row["R@100 gain"])
-    return max(gains, key=lambda how: (statistics.mean(gains[how]), how))
 
 
 @main.command()

@@ -309,7 +309,7 @@ def cross_search() -> str:
     rows = [["documents", "method", *(f"first {k}, {calls} calls" for k, calls in SHOWN), "fell back, 100 calls"]]
     for name, case in result("cross_search")["cases"].items():
         found = cross_rows(case)
-        for method in ("plain", "ANNCUR", "ADACUR", "AXN", "both"):
+        for method in ("plain", "GAR", "ANNCUR", "ADACUR", "AXN", "both"):
             cells = []
             for k, calls in SHOWN:
                 row = found[method, calls]
@@ -368,6 +368,53 @@ def cross_anchors() -> str:
             ]
             rows.append([name, row["choice"], str(row["anchors"]), f"{row['scored']:,}", f"{row['calls']:,}", *recalls])
     return markdown(rows) if len(rows) > 1 else "Not run yet."
+
+
+def gained(row: dict[str, Any], measure: str) -> str:
+    low, high = row[f"{measure} interval"]
+    return f"{row[f'{measure} gain']:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def geodesic_relevance() -> str:
+    """Points over the cosine, by set; of the geodesic rows the one that is best on the other sets."""
+    found = result("geodesic")["relevance"]
+    measures = ("nDCG@10", "R@100", "R@1000")
+    rows = [["set", "documents", "way", "neighbors, alpha", *measures]]
+    means: dict[str, list[list[float]]] = {}
+    for name, of_set in found.items():
+        cosine = of_set["rows"][0]
+        rows.append([name, f"{of_set['documents']:,}", "cosine", "", *(hundredfold(cosine[m]) for m in measures)])
+        neighbors, alpha = best_elsewhere(found, name)
+        for row in of_set["rows"]:
+            tuned = row["way"] == "geodesic" and (row["neighbors"], row["alpha"]) == (neighbors, alpha)
+            if tuned or row["way"] in ("diffusion", "maniscope"):
+                how = f"{neighbors}, {alpha:g}" if tuned else ""
+                rows.append([name, f"{of_set['documents']:,}", row["way"], how, *(gained(row, m) for m in measures)])
+                means.setdefault(row["way"], []).append([row[f"{m} gain"] for m in measures])
+    for way, gains in means.items():
+        shown = (f"{statistics.mean(column):+.1f}" for column in zip(*gains, strict=True))
+        rows.append(["mean of the sets", "", way, "", *shown])
+    return markdown(rows)
+
+
+def best_elsewhere(found: dict[str, Any], name: str) -> tuple[int, float]:
+    """The neighbors and alpha that gain most R@100 on all sets but one."""
+    gains: dict[tuple[int, float], list[float]] = {}
+    for other, of_set in found.items():
+        for row in of_set["rows"]:
+            if other != name and row["way"] == "geodesic":
+                gains.setdefault((row["neighbors"], row["alpha"]), []).append(row["R@100 gain"])
+    return max(gains, key=lambda how: (statistics.mean(gains[how]), how))
+
+
+def geodesic_part(part: str) -> str:
+    """Rows of one part as they are."""
+    found = result("geodesic").get(part)
+    if not found:
+        return "Not run yet."
+    return markdown(
+        [list(found[0]), *([f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()] for row in found)]
+    )
 
 
 def cross_search_speed() -> str:
@@ -491,6 +538,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed-where": speed_where,
     "building": building,
     "searching": searching,
+    "geodesic-relevance": geodesic_relevance,
+    "geodesic-far": lambda: geodesic_part("far"),
+    "geodesic-topics": lambda: geodesic_part("topics"),
+    "geodesic-rerank": lambda: geodesic_part("rerank"),
+    "geodesic-speed": lambda: geodesic_part("speed"),
     "cross-search-speed": cross_search_speed,
     "training-cross": lambda: training_table(("cross-encoder",), ("stsb-en",)),
 }
