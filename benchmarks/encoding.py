@@ -24,7 +24,7 @@ from typing import Any
 import click
 import numpy as np
 from candidates import CALIBRATION, NO_PROMPTS, candidates
-from roofline import ROWS, operations, products, rate, shape_of, where
+from roofline import operations, products, rate, shape_of, where
 from shared_data import SHARED, STS, earlier, lines_of, model_folder, write_result
 
 from eval import STSSet, evaluate_sts, load_sts
@@ -213,7 +213,7 @@ def backends(name: str, texts: int, rounds: int, sets: Sequence[str]) -> None:
     made = {
         "texts": texts, "tokens a text": round(float(np.mean(lengths)), 2), "GFLOP a text": round(needed / texts, 4),
         "shape": shape, "sets": list(sets), "rounds": rounds, "calibration": CALIBRATION, "rows": rows,
-        "product": [ROWS, shape["width"], 4 * shape["width"]], "products, GFLOP/s": rates, "roofline": roofline,
+        "product": [shape["width"], 4 * shape["width"]], "products, GFLOP/s": rates, "roofline": roofline,
         "where": where(best, some, shape), "versions": installed("openvino", "onnxruntime", "nncf"),
     }  # fmt: skip
     note(str({name: value for name, value in made.items() if name != "rows"}))

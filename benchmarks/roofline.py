@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.compiled.graph import HINTS
+from retrieval.compiled.model import TOKENS
 
 ROWS = 2048
 AT_LEAST = 2.4e11
@@ -49,37 +50,62 @@ def shape_of(model: Any) -> dict[str, int]:
 
 
 def products(width: int, precisions: Sequence[str]) -> dict[str, Callable[[], object]]:
-    """`repeats` products of 2048 x width x 4 width, by torch and by OpenVINO; named by precision and library."""
-    import openvino
+    """`repeats` products of 2048 x width x 4 width, or as many operations with rows as a batch of ours has tokens.
+
+    Named by precision, library and rows. Numbers go in and come out in the precision itself, as between layers:
+    making them float32 for each product would be measured, too.
+    """
     import torch
-    from openvino import opset13
 
     times = repeats(width)
     rng = np.random.default_rng(0)
-    left, right = (rng.standard_normal((n, width), np.float32) for n in (ROWS, 4 * width))
+    right = rng.standard_normal((4 * width, width), np.float32)
     ways: dict[str, Callable[[], object]] = {}
     for precision in precisions:
-        given = opset13.parameter([-1, width], np.float32)
-        graph = openvino.Model([opset13.matmul(given, opset13.constant(right), False, True)], [given])
-        compiled = openvino.Core().compile_model(graph, "CPU", settings(precision))
-        x, y = (torch.from_numpy(values).to(getattr(torch, precision)) for values in (left, right))
+        for rows in (ROWS, TOKENS):
+            left = rng.standard_normal((rows, width), np.float32)
+            ways[f"{precision}, OpenVINO, {rows} rows"] = _by_openvino(left, right, precision, times * ROWS // rows)
+        x, y = (
+            torch.from_numpy(values).to(getattr(torch, precision))
+            for values in (rng.standard_normal((ROWS, width), np.float32), right)
+        )
 
         def by_torch(x: Any = x, y: Any = y) -> None:
             for _ in range(times):
                 torch.nn.functional.linear(x, y)
 
-        def by_openvino(compiled: Any = compiled) -> None:
-            queue = openvino.AsyncInferQueue(compiled)
-            for _ in range(times):
-                queue.start_async([left])
-            queue.wait_all()
-
-        ways |= {f"{precision}, torch": by_torch, f"{precision}, OpenVINO": by_openvino}
+        ways[f"{precision}, torch, {ROWS} rows"] = by_torch
     return ways
 
 
+def _by_openvino(
+    left: NDArray[np.float32], right: NDArray[np.float32], precision: str, times: int
+) -> Callable[[], object]:
+    import openvino
+    from openvino import opset13
+
+    kind = openvino.Type.bf16 if precision == "bfloat16" else openvino.Type.f32
+    given = opset13.parameter([-1, left.shape[1]], kind)
+    weights = opset13.convert(opset13.constant(right), HINTS[precision])
+    graph = openvino.Model([opset13.matmul(given, weights, False, True)], [given])
+    compiled = openvino.Core().compile_model(graph, "CPU", settings(precision))
+    tensor = openvino.Tensor(kind, openvino.Shape(left.shape))
+    if precision == "bfloat16":  # subtle: numpy has none; it is the upper half of a float32
+        tensor.data.view(np.uint16)[:] = left.view(np.uint32) >> 16
+    else:
+        tensor.data[:] = left
+
+    def run() -> None:
+        queue = openvino.AsyncInferQueue(compiled)
+        for _ in range(times):
+            queue.start_async([tensor])
+        queue.wait_all()
+
+    return run
+
+
 def repeats(width: int) -> int:
-    """How many products `products` makes at once."""
+    """How many products of 2048 rows `products` makes at once."""
     return -int(-AT_LEAST // (2 * ROWS * width * 4 * width))
 
 

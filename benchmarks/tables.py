@@ -456,7 +456,9 @@ def speed_backends() -> str:
             ])  # fmt: skip
         product = " x ".join(str(size) for size in found["product"])
         for precision, rate in found["roofline"].items():
-            rows.append([name, f"a product {product}, {precision}", *[""] * 5, f"{rate:.0f}", "100%"])
+            rates = {way: value for way, value in found["products, GFLOP/s"].items() if way.startswith(precision)}
+            best = max(rates, key=lambda way: rates[way])
+            rows.append([name, f"a product by {product}: {best}", *[""] * 5, f"{rate:.0f}", "100%"])
     return markdown(rows) if len(rows) > 1 else "Not run yet."
 
 
