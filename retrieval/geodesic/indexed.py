@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from indexes.bundle import Bundle
 from indexes.errors import InputError
 from indexes.loaded import DECIMALS
-from indexes.rescoring import Unit
+from indexes.rescoring import MARGIN, Unit
 from indexes.stored import NEIGHBOR
 from indexes.vectors import check_unit
 
 from ..hit import Hit
 from ..moments import Float32, unit_rows
 from .graph import NeighborGraph
-from .scoring import ENTRIES, Blended, Float64, Int64, angles_of, best_blended, blend
+from .scoring import ENTRIES, Blended, Float64, Int64, Ranked, angles_of, best_blended, blend
 
 logger = logging.getLogger(__name__)
 
@@ -105,18 +105,35 @@ class GeodesicSearch:
         wanted: Int64 | None,
         exact: bool,
     ) -> list[Hit]:
-        def ranked(depth: int, wanted: Int64 | None = wanted) -> tuple[Int64, Float64]:
-            ((found, scores),) = self._bundle.nearest(vector[None], depth, wanted=wanted, exact=exact, unit=self._unit)
+        def nearest(depth: int, wanted: Int64 | None) -> Ranked:
+            ((found, scores),) = self._bundle.nearest(vector[None], depth, wanted=wanted, exact=exact)
             return np.searchsorted(rows, found), scores
 
+        def ranked(depth: int) -> Ranked:
+            return near if wanted is None and depth <= len(near[0]) else nearest(depth, wanted)
+
         def cosines_of(positions: Int64) -> Float64:
-            return self._bundle.cosines(vector, rows[positions], self._unit)
+            return self._bundle.cosines(vector, rows[positions])
 
         if not len(rows) or (wanted is not None and not len(wanted)):
             return []
-        first, cosines = ranked(ENTRIES, None)
+        near = nearest(max(ENTRIES, k) + MARGIN, None)
+        first = near[0][: ENTRIES + MARGIN]
+        cosines = self._bundle.cosines(vector, rows[first], self._unit)
+        nearest_first = np.lexsort((first, -cosines))[:ENTRIES]
+        entries = first[nearest_first], cosines[nearest_first]
         allowed = None if wanted is None else np.isin(rows, wanted)
-        best = best_blended(graph, (first[:ENTRIES], cosines[:ENTRIES]), ranked, cosines_of, k, alpha, allowed=allowed)
+        more = 0 if wanted is None and k <= ENTRIES else MARGIN  # the first are the entries, whose cosines are exact
+        found = best_blended(graph, entries, ranked, cosines_of, k + more, alpha, allowed=allowed)
+        exactly = self._bundle.cosines(vector, rows[found.positions], self._unit)  # codes have found them
+        by_angle = found.ways == angles_of(found.cosines)
+        ways = np.where(by_angle, angles_of(exactly), found.ways)
+        scores = blend(exactly, ways, alpha)
+        kept = _first(scores.round(DECIMALS), k)
+        best = Blended(
+            positions=found.positions[kept], scores=scores[kept], cosines=exactly[kept], ways=ways[kept],
+            reached=found.reached,
+        )  # fmt: skip
         return self._hits(best, rows, k)
 
     def rank_by_topic(

@@ -26,8 +26,9 @@ Ranked = tuple[Int64, Float64]
 ENTRIES = 16
 """Documents nearest to a query, by which it is linked with the graph."""
 
-GROWTH, DEEPER = 1.15, 4
-"""How much further paths are followed, and how much more is ranked by cosine, as long as that may change the best."""
+AHEAD, GROWTH, DEEPER = 2.5, 1.15, 4
+"""How far paths are followed at first, in lengths of the longest entry, where more is asked for than entries; how much
+further after that, and how much more is ranked by cosine, as long as it may change the best."""
 
 MOST = 20_000
 """Documents that the paths of a query reach, before they are followed no further: the rest counts at the radius."""
@@ -114,11 +115,14 @@ def best_blended(
     """
     able = graph.n if allowed is None else int(np.count_nonzero(allowed))
     starts, lengths = entries[0], angles_of(entries[1])
-    joined = np.isin(graph.components, graph.components[starts])  # what a path may lead to
+    joined = np.isin(graph.components, graph.components[starts], kind="table")  # what a path may lead to
     within = min(int(np.count_nonzero(joined)), most)
     cosines = np.full(graph.n, np.nan)
     radius, depth = float(lengths.max(initial=0.0)), k
+    if k > len(starts):
+        radius *= AHEAD
     listed, cosines[listed] = ranked(depth)
+    cosines[starts] = entries[1]
     while True:
         reached = graph.reach(starts, lengths, radius)
         done = len(reached.positions) >= within
@@ -149,6 +153,7 @@ def best_blended(
             )  # fmt: skip
         if done or (deeper > further and kth > further):
             listed, cosines[listed] = ranked(depth := DEEPER * depth)
+            cosines[starts] = entries[1]
         else:
             radius = max(GROWTH * radius, FIRST)
 
