@@ -349,11 +349,12 @@ def cross_errors() -> str:
             plain, ours = (100 - found[one, calls][f"recall@{k}"] for one in ("plain", method))
             cells.append(f"{plain:.1f} to {ours:.1f}" + (f" (-{100 * (1 - ours / plain):.0f} %)" if plain else ""))
         budgets = sorted({calls for one, calls in found if one == "plain"})
-        gaps = [
-            found[method, calls][f"recall@{k}"] - found["plain", calls][f"recall@{k}"]
+        gap, method, k, calls = min(
+            (found[method, calls][f"recall@{k}"] - found["plain", calls][f"recall@{k}"], method, k, calls)
             for method in ("AXN", "both") for calls in budgets for k in (1, 10, 100)
-        ]  # fmt: skip
-        rows.append([name, case["scorer"], *cells, f"{min(0.0, *gaps):.1f}"])
+        )  # fmt: skip
+        worst = f"{gap:.1f} ({method}, first {k}, {calls} calls)" if gap < 0 else "never"
+        rows.append([name, case["scorer"], *cells, worst])
     return markdown(rows)
 
 
