@@ -53,12 +53,13 @@ class GeodesicSearch:
                 raise InputError(
                     f"{bundle.folder} has no neighbour graph; make one with: retrieval graph {bundle.folder}"
                 )
-            if left := int(np.isnan(lists[:]["angle"][:, :1]).sum()):
+            whole = lists[:]
+            if left := int(np.isnan(whole["angle"][:, :1]).sum()):
                 logger.warning(
                     "%s of %s documents are not linked yet; go on with: retrieval graph %s",
                     f"{left:,}", f"{len(lists):,}", bundle.folder,
                 )  # fmt: skip
-            self._held = generation, NeighborGraph(positioned(lists.rows, lists[:])), lists.rows
+            self._held = generation, NeighborGraph(positioned(lists.rows, whole)), lists.rows
         return self._held[1:]
 
     def search(
