@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from .catalogue import Catalogue, StoredDocument
 from .errors import RESTORE, IndexCorruptError, IndexError_, InputError
 from .files import FileEntry, map_array
-from .loaded import DECIMALS, LoadedSegment, nearest, searched
+from .loaded import LoadedSegment, nearest, row_scores, searched
 from .manifest import Manifest, Segment
 from .rescoring import AT_ONCE, Rescoring, Unit, depth_of
 from .stored import NEIGHBOR, Role, StoredVectors, blank
@@ -53,6 +53,19 @@ class Found:
 
     document: StoredDocument
     score: float
+
+
+def checked_hits(k: int) -> int:
+    """The number of hits that are asked for.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise InputError(f"k={k!r}; expected the number of hits, 1 or more")
+    return int(k)
 
 
 class Bundle:
@@ -357,12 +370,11 @@ class Bundle:
         IndexCorruptError
             If raw vectors are not what was committed.
         """
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise InputError(f"k={k!r}; expected the number of hits, 1 or more")
+        k = checked_hits(k)
 
         def found() -> list[list[Found]]:
             wanted = None if filter is None else self.rows_matching(filter)
-            return self.found(list(self.nearest(vectors, int(k), wanted=wanted, exact=exact, unit=unit)), int(k))
+            return self.found(list(self.nearest(vectors, k, wanted=wanted, exact=exact, unit=unit)), k)
 
         return self.read(found)
 
@@ -396,18 +408,16 @@ class Bundle:
         ]
 
     def cosines(self, vector: Float32, rows: Int64, unit: Unit | None = None) -> Float64:
-        """The scores of some live rows for one vector, (dim,), of shape (m,), float64; as `search` has them."""
+        """The scores of some live rows for one vector, (dim,), of shape (m,), float64, on the scale of `search`."""
         found: Float64 = np.empty(len(rows))
-        rescored = unit is not None and self._manifest.raw is not None and depth_of(self._loaded, 1)[0]
-        stored = None if rescored else self.searched_vectors()
+        rescored = depth_of(self._loaded, 1)[0]
         for start in range(0, len(rows), AT_ONCE):
             some = rows[start : start + AT_ONCE]
-            if stored is None:
-                assert unit is not None and self._manifest.raw is not None
+            if rescored and unit is not None and self._manifest.raw is not None:
                 shape = self._manifest.model["dim"], self._manifest.raw
                 scores = self._rescoring.scores(self._loaded, shape, vector[None], some[None], unit)[0]
             else:
-                scores = (stored.of_rows(some) @ vector).astype(np.float64).round(DECIMALS)
+                scores = row_scores(self._loaded, vector, some)
             found[start : start + AT_ONCE] = scores
         return found
 

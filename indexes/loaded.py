@@ -158,6 +158,17 @@ def nearest(
     return np.take_along_axis(found, order, 1), np.take_along_axis(rows, order, 1)
 
 
+def row_scores(segments: Sequence[LoadedSegment], vector: Float32, rows: Int64) -> NDArray[np.float64]:
+    """The rounded scores of some live rows for one vector, (dim,), as `nearest` would find them, of shape (m,)."""
+    found = np.full(len(rows), -np.inf)
+    for loaded in segments:
+        places = np.searchsorted(loaded.rows, rows).clip(max=len(loaded.rows) - 1)
+        here = loaded.rows[places] == rows
+        found[here] = loaded.index.scores(vector[None], places[here])[0]
+    scores: NDArray[np.float64] = found.round(DECIMALS)
+    return scores
+
+
 def searched(segments: Sequence[LoadedSegment], dim: int) -> StoredVectors:
     """The unit rows of all live rows that are searched, as the structures hold them (8-bit codes decoded)."""
     return StoredVectors([(loaded.index.as_array(), *loaded.live()) for loaded in segments], dim, np.float32)

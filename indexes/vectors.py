@@ -267,13 +267,26 @@ class VectorIndex:
 
     def as_array(self) -> DecodedRows:
         """The rows as unit rows, decoded from their codes when they are asked for by position."""
+        self._map()
+        return DecodedRows(self._index)
+
+    def scores(self, queries: Float32, positions: Int64) -> Float32:
+        """The scores of some positions as `search` has them, by decoding the rows; of shape (q, m)."""
+        self._map()
+        rows = self._index.reconstruct_batch(np.asarray(positions, np.int64))
+        products: Float32 = queries @ rows.T
+        if self._index.metric_type == _faiss().METRIC_L2:
+            products += (1.0 - np.einsum("nd,nd->n", rows, rows)) / 2.0  # 1 - |q - x|^2 / 2
+        return products
+
+    def _map(self) -> None:
+        """Have the rows of a structure of lists found by position."""
         ivf = _faiss().try_extract_index_ivf(self._index)
         if ivf is not None:
             try:
                 ivf.make_direct_map()
             except RuntimeError as error:
                 raise IndexCorruptError(f"the lists of an IVF index name other rows ({_reason(error)})") from error
-        return DecodedRows(self._index)
 
     def _scan(self, queries: Float32, k: int, positions: Int64) -> tuple[Float32, Int64]:
         """The best of these positions by decoding them: for structures that know no selector."""
@@ -281,11 +294,7 @@ class VectorIndex:
         where = np.full((len(queries), k), -1, np.int64)
         for start in range(0, len(positions), 65_536):
             part = positions[start : start + 65_536]
-            rows = self._index.reconstruct_batch(part)
-            products = queries @ rows.T
-            if self._index.metric_type == _faiss().METRIC_L2:
-                products += (1.0 - np.einsum("nd,nd->n", rows, rows)) / 2.0  # as `search` scores it: 1 - |q - x|^2 / 2
-            scores = np.hstack([best, products])
+            scores = np.hstack([best, self.scores(queries, part)])
             places = np.hstack([where, np.broadcast_to(part, (len(queries), len(part)))])
             order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
             best, where = np.take_along_axis(scores, order, 1), np.take_along_axis(places, order, 1)

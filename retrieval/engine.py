@@ -41,7 +41,7 @@ from .encoder import Encoder, Model, Precision, Role, check_encoded, find_model,
 from .export_index import ExportFormat, Which, export
 from .hit import Hit, hits_of
 from .intake import Corpus, stage_corpus
-from .linking import Linking, check_alpha, drop_graph, graph_record, link_documents
+from .linking import Linking, drop_graph, graph_record, link_documents
 from .making import (
     LONGER,
     WhiteningChoice,
@@ -310,8 +310,6 @@ class Engine:
         }  # fmt: skip
         if isinstance(query_or_queries, str):
             return self.search([query_or_queries], k, **how)[0]
-        if geodesic is not None:
-            check_alpha(geodesic)
         if rerank is not None:
             if isinstance(query_or_queries, np.ndarray) or exact or geodesic is not None:
                 what = "a cross-encoder reads texts, not vectors"

@@ -159,14 +159,3 @@ def write_lists(
     return writer.with_kept(
         new.segment, "neighbors", lambda path: write_array(path, "neighbors", blocks(), shape, NEIGHBOR)
     )
-
-
-def check_alpha(alpha: float) -> None:
-    """Nothing, if it is a share.
-
-    Raises
-    ------
-    InputError
-    """
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number) or not 0.0 <= alpha <= 1.0:
-        raise InputError(f"geodesic={alpha!r}; expected a number from 0 (ways alone) to 1 (cosine alone)")

@@ -97,6 +97,22 @@ def lists_among(
     return lists
 
 
+def positioned(rows: Int64, lists: Lists) -> Lists:
+    """Lists that name rows as lists that name positions among `rows`; what is not there any more is left out.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n,), int64
+        Ascending.
+    lists : ndarray of shape (m, k), NEIGHBOR
+    """
+    found = np.array(lists, NEIGHBOR)
+    places = np.searchsorted(rows, found["row"]).clip(max=max(len(rows) - 1, 0))
+    there = (rows[places] == found["row"]) if len(rows) else np.zeros(found.shape, np.bool_)
+    found["row"] = np.where(there, places, -1)
+    return found
+
+
 def angle_between(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Angles between unit rows, in radians: exact where they are nearly equal, too, as arccos of the cosine is not.
 

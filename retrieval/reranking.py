@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from indexes.bundle import Bundle
+from indexes.bundle import Bundle, checked_hits
 from indexes.catalogue import StoredDocument
 from indexes.errors import FingerprintError, IndexError_, InputError
 from indexes.loaded import searched
@@ -175,8 +175,7 @@ class Reranker:
         IndexError_
             If the index is changed all the time.
         """
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise InputError(f"k={k!r}; expected the number of hits, 1 or more")
+        k = checked_hits(k)
         for _ in range(ATTEMPTS):
             try:
                 return self._reranked(queries, raw, k, how, filter)

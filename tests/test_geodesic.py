@@ -23,10 +23,9 @@ from retrieval.cross import CrossEncoderSearch
 from retrieval.cross import search as module
 from retrieval.geodesic import NeighborGraph
 from retrieval.geodesic.diffusion import Diffusion
-from retrieval.geodesic.indexed import positioned
 from retrieval.geodesic.scoring import best_blended, blend
 from retrieval.moments import unit_rows
-from retrieval.neighbors import angle_between
+from retrieval.neighbors import angle_between, positioned
 
 
 def points(n: int, d: int = 6, seed: int = 0) -> np.ndarray:

@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 
+from indexes.bundle import checked_hits
 from indexes.errors import InputError
 
 from ..similarity import spearman
@@ -229,8 +230,7 @@ class CrossEncoderSearch:
         InputError
             If a value cannot be used, or the scorer's scores are not finite or saturated.
         """
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise InputError(f"k={k!r}; expected the number of hits, 1 or more")
+        k = checked_hits(k)
         vectors = None if query_vector is None else np.asarray(query_vector)[None]
         (trace,) = self.trace([query], vectors, allowed=allowed)
         return [(one.row, one.score) for one in trace.found[:k]]

@@ -29,7 +29,7 @@ Int64 = NDArray[np.int64]
 Join = Literal["union", "mutual"]
 Length = Literal["angle", "chord"]
 
-LEAST = 1e-6
+LEAST = 1e-9
 """Length of a link between equal vectors: scipy takes 0 for no link where matrices are put together."""
 
 SLOTS = 64

@@ -7,19 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from indexes.bundle import Bundle
+from indexes.bundle import Bundle, checked_hits
 from indexes.errors import InputError
 from indexes.loaded import DECIMALS
-from indexes.rescoring import MARGIN, Unit
-from indexes.stored import NEIGHBOR
+from indexes.rescoring import Unit
 from indexes.vectors import check_unit
 
 from ..hit import Hit
 from ..moments import Float32, unit_rows
+from ..neighbors import positioned
 from .graph import NeighborGraph
-from .scoring import ENTRIES, Blended, Float64, Int64, Ranked, angles_of, best_blended, blend
+from .scoring import ENTRIES, Blended, Float64, Int64, Ranked, angles_of, best_blended, best_first, blend, check_alpha
 
 logger = logging.getLogger(__name__)
 
@@ -83,14 +82,14 @@ class GeodesicSearch:
         filter, exact
             See `Engine.search`.
         """
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise InputError(f"k={k!r}; expected the number of hits, 1 or more")
+        k = checked_hits(k)
+        check_alpha(alpha)
 
         def found() -> list[list[Hit]]:
             graph, rows = self.graph()
             wanted = None if filter is None else self._bundle.rows_matching(filter)
             return [
-                self._search(vector, graph, rows, int(k), alpha, wanted, exact)
+                self._search(vector, graph, rows, k, alpha, wanted, exact)
                 for vector in check_unit(vectors, self._bundle.manifest.dim)
             ]
 
@@ -107,42 +106,26 @@ class GeodesicSearch:
         exact: bool,
     ) -> list[Hit]:
         def nearest(depth: int, wanted: Int64 | None) -> Ranked:
-            ((found, scores),) = self._bundle.nearest(vector[None], depth, wanted=wanted, exact=exact)
-            return np.searchsorted(rows, found), scores
+            ((found, cosines),) = self._bundle.nearest(vector[None], depth, wanted=wanted, exact=exact, unit=self._unit)
+            return np.searchsorted(rows, found), cosines
 
         def ranked(depth: int) -> Ranked:
-            return near if wanted is None and depth <= len(near[0]) else nearest(depth, wanted)
+            return entries if wanted is None and depth <= ENTRIES else nearest(depth, wanted)
 
         def cosines_of(positions: Int64) -> Float64:
-            return self._bundle.cosines(vector, rows[positions])
+            return self._bundle.cosines(vector, rows[positions], self._unit)
 
         if not len(rows) or (wanted is not None and not len(wanted)):
             return []
-        near = nearest(max(ENTRIES, k) + MARGIN, None)
-        first = near[0][: ENTRIES + MARGIN]
-        cosines = self._bundle.cosines(vector, rows[first], self._unit)
-        nearest_first = np.lexsort((first, -cosines))[:ENTRIES]
-        entries = first[nearest_first], cosines[nearest_first]
+        entries = nearest(ENTRIES, None)
         allowed = None if wanted is None else np.isin(rows, wanted)
-        more = 0 if wanted is None and k <= ENTRIES else MARGIN  # the first are the entries, whose cosines are exact
-        found = best_blended(graph, entries, ranked, cosines_of, k + more, alpha, allowed=allowed)
-        exactly = self._bundle.cosines(vector, rows[found.positions], self._unit)  # codes have found them
-        by_angle = found.ways == angles_of(found.cosines)
-        ways = np.where(by_angle, angles_of(exactly), found.ways)
-        scores = blend(exactly, ways, alpha)
-        kept = _first(scores.round(DECIMALS), k)
-        best = Blended(
-            positions=found.positions[kept], scores=scores[kept], cosines=exactly[kept], ways=ways[kept],
-            reached=found.reached,
-        )  # fmt: skip
-        return self._hits(best, rows, k)
+        return self._hits(best_blended(graph, entries, ranked, cosines_of, k, alpha, allowed=allowed), rows, k)
 
     def rank_by_topic(
         self, vectors: Float32, k: int | None, *, centre: bool, filter: str | Mapping[str, Any] | None
     ) -> list[Hit]:
         """All documents by their way from a topic; see `Engine.rank_by_topic`."""
-        if k is not None and (isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1):
-            raise InputError(f"k={k!r}; expected the number of hits, 1 or more, or None for all")
+        most = None if k is None else checked_hits(k)
 
         def found() -> list[Hit]:
             graph, rows = self.graph()
@@ -151,8 +134,8 @@ class GeodesicSearch:
             if not len(wanted):
                 return []
             near = list(self._bundle.nearest(points, ENTRIES, unit=self._unit))
-            starts = np.searchsorted(rows, np.concatenate([found[:ENTRIES] for found, _ in near]))
-            lengths = angles_of(np.concatenate([cosines[:ENTRIES] for _, cosines in near]))
+            starts = np.searchsorted(rows, np.concatenate([found for found, _ in near]))
+            lengths = angles_of(np.concatenate([cosines for _, cosines in near]))
             shortest = np.full(graph.n, np.inf)
             np.minimum.at(shortest, starts, lengths)
             first = np.flatnonzero(np.isfinite(shortest))
@@ -163,18 +146,19 @@ class GeodesicSearch:
             positions = np.searchsorted(rows, wanted)
             ways = np.where(np.isnan(ways[positions]), angles_of(cosines), ways[positions])
             scores = blend(cosines, ways, 0.0)
-            kept = _first(scores, len(scores) if k is None else int(k))
+            kept = best_first(scores, most or len(scores))
             best = Blended(
                 positions=positions[kept], scores=scores[kept], cosines=cosines[kept], ways=ways[kept], reached=reached
             )
-            return self._hits(best, rows, len(kept) if k is None else int(k))
+            return self._hits(best, rows, most or len(kept))
 
         return self._bundle.read(found)
 
     def _hits(self, best: Blended, rows: Int64, k: int) -> list[Hit]:
         """The first k documents by score, then id, with what their scores are made of and the way to them."""
         (found,) = self._bundle.found([(rows[best.positions], best.scores.round(DECIMALS))], k)
-        at = [int(np.flatnonzero(rows[best.positions] == one.document.row)[0]) for one in found]
+        place_of = {row: place for place, row in enumerate(rows[best.positions].tolist())}
+        at = [place_of[one.document.row] for one in found]
         reached = set(best.reached.positions.tolist())
         ways = [best.reached.path(at_) if (at_ := int(best.positions[place])) in reached else [] for place in at]
         between = np.unique(np.array([step for way in ways for step in way[:-1]], np.int64))
@@ -191,26 +175,3 @@ class GeodesicSearch:
             )
             for rank, (one, place, way) in enumerate(zip(found, at, ways, strict=True), start=1)
         ]  # fmt: skip
-
-
-def _first(scores: Float64, k: int) -> Int64:
-    """The positions of the k largest, largest first, and of those that tie with the last."""
-    order = np.argsort(-scores, kind="stable")
-    kept: Int64 = order[: max(k, int((scores >= scores[order[:k][-1]]).sum()))]
-    return kept
-
-
-def positioned(rows: Int64, lists: NDArray[Any]) -> NDArray[Any]:
-    """Lists that name rows as lists that name positions among `rows`; what is not there any more is left out.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n,), int64
-        Ascending.
-    lists : ndarray of shape (n, k), NEIGHBOR
-    """
-    found = np.array(lists, NEIGHBOR)
-    places = np.searchsorted(rows, found["row"]).clip(max=max(len(rows) - 1, 0))
-    there = (rows[places] == found["row"]) if len(rows) else np.zeros(found.shape, np.bool_)
-    found["row"] = np.where(there, places, -1)
-    return found

@@ -4,17 +4,21 @@
 
 The way from a query to a document is the shortest path over the documents nearest to the query, in radians; what no
 path reaches counts at its angle, so it is not punished. Paths are followed to a radius that grows until nothing beyond
-can be among the best: its cosine is below those that were ranked, and its way longer than the radius (the threshold
-algorithm of Fagin, Lotem & Naor 2001).
+can be among the best: its cosine is below those that were ranked, and its way longer than the radius; and of what is
+reached, the cosine is only asked for where it may matter (the threshold algorithm of Fagin, Lotem & Naor 2001).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from indexes.errors import InputError
+from indexes.loaded import DECIMALS
 
 from .graph import NeighborGraph, Reached
 
@@ -44,7 +48,7 @@ class Blended:
     Parameters
     ----------
     positions : ndarray of shape (m,), int64
-        Best first; k of them, and those that tie with the last.
+        Best first; k of them, and those that tie with the last when scores are rounded.
     scores, cosines, ways : ndarray of shape (m,), float64
     reached : Reached
         The paths.
@@ -105,7 +109,7 @@ def best_blended(
     ranked : callable
         Gives so many documents that are allowed, and perhaps more, by cosine, best first; all if there are fewer.
     cosines_of : callable
-        Of some positions, float64.
+        Of some positions, float64, on the same scale.
     k : int
     alpha : float
     allowed : ndarray of shape (n,), bool, optional
@@ -118,47 +122,74 @@ def best_blended(
     joined = np.isin(graph.components, graph.components[starts], kind="table")  # what a path may lead to
     within = min(int(np.count_nonzero(joined)), most)
     cosines = np.full(graph.n, np.nan)
+    cosines[starts] = entries[1]
     radius, depth = float(lengths.max(initial=0.0)), k
     if k > len(starts):
         radius *= AHEAD
     listed, cosines[listed] = ranked(depth)
-    cosines[starts] = entries[1]
     while True:
         reached = graph.reach(starts, lengths, radius)
         done = len(reached.positions) >= within
-        unread = reached.positions[np.isnan(cosines[reached.positions])]
-        cosines[unread] = cosines_of(unread)
         ways = np.full(graph.n, np.nan)
         ways[reached.positions] = reached.distances
         beyond = listed[np.isnan(ways[listed])]
         ways[beyond] = _at_least(cosines[beyond], np.where(joined[beyond], radius, 0.0))
-
         candidates = np.union1d(reached.positions, listed)
         if allowed is not None:
             candidates = candidates[allowed[candidates]]
-        scores = blend(cosines[candidates], ways[candidates], alpha)
-        open_ = np.isin(candidates, beyond[joined[beyond]]) if not done else np.zeros(len(candidates), np.bool_)
-        sure = scores[~open_]
-        kth = np.partition(sure, -k)[-k] if len(sure) >= k else -np.inf
-        further = scores[open_].max(initial=-np.inf)  # at best, of those that a longer path may lead to
-        deeper = -np.inf  # and of those that were not looked at
+        open_ = np.isin(candidates, beyond[joined[beyond]]) & (not done)  # a longer path may lead to them
+        last = cosines[listed[-1]]  # no cosine that is not known is larger
+
+        def scored(last: np.float64 = last, candidates: Int64 = candidates, ways: Float64 = ways) -> Float64:
+            known = np.where(np.isnan(cosines[candidates]), last, cosines[candidates])
+            return blend(known, ways[candidates], alpha)
+
+        scores, unread = scored(), np.isnan(cosines[candidates])
+        kth = _kth(scores[~open_ & ~unread], k)
+        if done or np.count_nonzero(~open_) >= k:
+            read = unread & (scores > kth - ROUNDING)  # what may be among the best
+            cosines[candidates[read]] = cosines_of(candidates[read])
+            scores, unread = scored(), unread & ~read
+            kth = _kth(scores[~open_ & ~unread], k)
+        further = scores[open_].max(initial=-np.inf)
+        deeper = -np.inf  # at best, of those that were not looked at
         if len(listed) < able and len(candidates) < able:
-            last = cosines[listed[-1:]]
-            deeper = float(blend(last, _at_least(last, radius if joined.all() else 0.0), alpha)[0])
+            deeper = float(blend(last, _at_least(last, radius if joined.all() else 0.0), alpha))
         if kth > max(further, deeper) + ROUNDING or (done and deeper == -np.inf):
-            best = candidates[order := np.argsort(-scores, kind="stable")][: max(k, int((scores >= kth).sum()))]
+            sure = np.flatnonzero(~open_ & ~unread)
+            best = candidates[sure[best_first(scores[sure], k)]]
             return Blended(
-                positions=best, scores=scores[order][: len(best)], cosines=cosines[best], ways=ways[best],
+                positions=best, scores=blend(cosines[best], ways[best], alpha), cosines=cosines[best], ways=ways[best],
                 reached=reached,
             )  # fmt: skip
         if done or (deeper > further and kth > further):
             listed, cosines[listed] = ranked(depth := DEEPER * depth)
-            cosines[starts] = entries[1]
         else:
             radius = max(GROWTH * radius, FIRST)
 
 
-def _at_least(cosines: Float64, radius: float | Float64) -> Float64:
+def best_first(scores: Float64, k: int) -> Int64:
+    """The places of the k largest scores, largest first, and of those that tie with the last when they are rounded."""
+    rounded = scores.round(DECIMALS)
+    order: Int64 = np.argsort(-rounded, kind="stable")
+    return order[: max(k, int(np.count_nonzero(rounded >= _kth(rounded, k))))]
+
+
+def _kth(scores: Float64, k: int) -> float:
+    return float(np.partition(scores, -k)[-k]) if len(scores) >= k else -np.inf
+
+
+def _at_least(cosines: Any, radius: Any) -> Any:
     """The angles of some cosines, or the radius where it is longer."""
-    ways: Float64 = np.maximum(angles_of(cosines), radius)
-    return ways
+    return np.maximum(angles_of(cosines), radius)
+
+
+def check_alpha(alpha: float) -> None:
+    """Nothing, if it is a share.
+
+    Raises
+    ------
+    InputError
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number) or not 0.0 <= alpha <= 1.0:
+        raise InputError(f"geodesic={alpha!r}; expected a number from 0 (ways alone) to 1 (cosine alone)")

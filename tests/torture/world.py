@@ -21,8 +21,8 @@ from indexes.errors import IndexMissingError, IndexUnfinishedError, RetrievalErr
 from retrieval import Document, Engine, Whitening
 from retrieval.cross.anchors import Anchors
 from retrieval.encoder import HashEncoder
-from retrieval.geodesic.indexed import positioned
 from retrieval.moments import unit_rows
+from retrieval.neighbors import positioned
 
 from .children import Tell, in_child
 from .result import Result
