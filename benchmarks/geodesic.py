@@ -27,6 +27,7 @@ import ir_measures
 import numpy as np
 from building import CACHE
 from building import SIZES as BUILT
+from diffusion import Diffusion
 from numpy.typing import NDArray
 from remembering import Remembering
 from searching import other_sentences
@@ -38,7 +39,6 @@ from retrieval import Engine
 from retrieval.console import note, say
 from retrieval.encoder import load_encoder
 from retrieval.geodesic import NeighborGraph
-from retrieval.geodesic.diffusion import Diffusion
 from retrieval.geodesic.scoring import ENTRIES, angles_of, blend
 from retrieval.moments import unit_rows
 from retrieval.similarity import spearman

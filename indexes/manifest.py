@@ -17,7 +17,7 @@ from typing import Any
 from .errors import IndexCorruptError, IndexVersionError
 from .files import FileEntry
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,10 +201,12 @@ class Manifest:
             if version < 3:  # there were no anchors
                 values["segments"] = [segment | {"scores": None} for segment in values["segments"]]
                 values |= {"anchors": None, "anchors_file": None}
+            if version < 4:  # nor a neighbour graph
+                values["segments"] = [segment | {"neighbors": None} for segment in values["segments"]]
+                values["neighbors"] = None
             roles = ("vectors", "raw", "rows", "scores", "neighbors")
             segments = tuple(
-                Segment(**(segment | {role: _entry(segment.get(role)) for role in roles}))
-                for segment in values["segments"]
+                Segment(**(segment | {role: _entry(segment[role]) for role in roles})) for segment in values["segments"]
             )
             names = ("whitening_file", "anchors_file", "graph_file", "tokenizer_file")
             files = {name: _entry(values.get(name)) for name in names}

@@ -35,6 +35,7 @@ from .cross.pilot import Pilot
 from .progress import progress_bar
 from .provenance import made_by
 from .reranking import check_scorer, scorer_record
+from .waiting import when_free
 from .whitening import Whitening
 
 logger = logging.getLogger(__name__)
@@ -117,10 +118,10 @@ def score_anchors(
             chosen = trial.anchors(pilot.order[:count])
             rows, scores = trial.known(pilot.order[:count])
             known = _as_kept(scores)
-            _when_free(lambda: commits.anchors(chosen, record))
+            when_free(lambda: commits.anchors(chosen, record))
             some = np.random.default_rng(0).permutation(len(rows))[:documents]
             commits.add(rows[some], known[some])
-            _when_free(commits.scores)
+            when_free(commits.scores)
     if pilot is None or (count and not pilot_only):
         calls += _score_documents(commits, scorer, documents, progress)
     scored, live, count = bundle.read(lambda: _standing(bundle))
@@ -262,7 +263,7 @@ def _score_documents(commits: _Commits, scorer: Scorer, documents: int | None, p
                     pairs = min(PAIRS, 2 * pairs)
                 advance(min(step, len(rows) - start))
                 start += step
-            _when_free(commits.scores)
+            when_free(commits.scores)
         except BaseException:  # Ctrl-C, or a text that the scorer cannot take: what was paid for is kept
             try:
                 commits.scores()
@@ -296,16 +297,3 @@ def _as_kept(scores: NDArray[np.floating[Any]]) -> Float16:
     if not np.isfinite(kept).all():
         raise InputError(f"the scorer gave a score of {scores[~np.isfinite(kept)][0]:g}; expected less than 65,504")
     return kept
-
-
-def _when_free(commit: Callable[[], T]) -> T:
-    """A commit, as soon as no other process is writing."""
-    told = False
-    while True:
-        try:
-            return commit()
-        except IndexLockedError as error:
-            if not told:
-                logger.info("waiting to commit: %s", error)
-            told = True
-            time.sleep(1.0)

@@ -104,6 +104,11 @@ def put_documents(
             "prune=True with on_error='skip' would delete the documents whose records are bad; mend those, "
             "or do one after the other"
         )
+    if bundle.manifest.neighbors is not None and not bundle.searchable:
+        raise InputError(
+            f"{bundle.folder} has a neighbour graph, and what is added is linked in it; open it with its search "
+            "structures"
+        )
     with BundleWriter(bundle.folder, bundle, replace=replace, fresh=fresh) as writer:
         staging = writer.staging
         stage_corpus(

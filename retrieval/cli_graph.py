@@ -22,7 +22,11 @@ logger = logging.getLogger(__name__)
     metavar="N",
     help="Links that each document makes.  [default: 16, or those of the graph that is there]",
 )
-@click.option("--fresh", is_flag=True, help="Another graph in the place of the one that is there.")
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Another graph in the place of the one that is there; to go on with it, leave this out.",
+)
 @click.option("--drop", is_flag=True, help="Take the graph out of the index.")
 @QUIET
 def graph(index_path: str, neighbors: int | None, fresh: bool, drop: bool, quiet: bool) -> None:

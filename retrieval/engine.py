@@ -417,14 +417,15 @@ class Engine:
     def build_graph(self, neighbors: int | None = None, *, fresh: bool = False, progress: bool = False) -> Linking:
         """Link every document with those nearest to it, for geodesic scores; committed every minute.
 
-        What is added later is linked in its own commit; an interrupted call goes on where it was.
+        What is added later is linked in its own commit; an interrupted call goes on where it was. Documents that lost
+        most of their neighbours by deletions are linked anew.
 
         Parameters
         ----------
         neighbors : int, default=16
             Links that each document makes; a graph that is there keeps its own.
         fresh : bool, default=False
-            Put another graph in the place of one that is there.
+            Put another graph in the place of one that is there; to go on with it after an interruption, leave this out.
         progress : bool, default=False
 
         Raises

@@ -2,6 +2,7 @@
 
     retrieval graph INDEX -> the nearest rows of every row -> commit, every minute
     what is added later is linked in its own commit; what is deleted is left out when the graph is read
+    whose neighbours are mostly gone is linked anew by the next retrieval graph INDEX
 
 A document's list is made once: what is added later is linked *with* it by its own list, for links count both ways
 (`retrieval.geodesic.graph`). A rebuild moves all vectors, and makes all lists anew.
@@ -27,9 +28,10 @@ from indexes.stored import NEIGHBOR, StoredVectors, blank
 from indexes.writer import BundleWriter
 
 from .making import batches
-from .neighbors import neighbor_lists
+from .neighbors import is_unlinked, neighbor_lists, positioned
 from .progress import Advance, progress_bar
 from .provenance import made_by
+from .waiting import when_free
 
 Int64 = NDArray[np.int64]
 
@@ -60,39 +62,44 @@ class Linking:
 def link_documents(bundle: Bundle, *, neighbors: int | None, fresh: bool, progress: bool) -> Linking:
     """Give an index a neighbour graph, or go on with the one it has; see `Engine.build_graph`."""
     if neighbors is not None and (
-        isinstance(neighbors, bool) or not isinstance(neighbors, int) or not 1 <= neighbors <= MOST
+        isinstance(neighbors, bool) or not isinstance(neighbors, int | np.integer) or not 1 <= neighbors <= MOST
     ):
         raise InputError(f"neighbors={neighbors!r}; expected a whole number from 1 to {MOST:,}")
-    linked, begin = 0, fresh
     with progress_bar("linking", bundle.read(lambda: bundle.manifest.documents), progress) as advance:
-        while True:
-            with BundleWriter(bundle.folder, bundle) as writer:
-                has, loaded = bundle.manifest.neighbors, bundle.loaded
-                begin = begin or has is None
-                if not begin and neighbors not in (None, has):
-                    raise InputError(
-                        f"{bundle.folder} has a graph of {has} neighbors already; leave the number out to go on with "
-                        "it, or begin anew with fresh=True (--fresh)"
-                    )
-                width = int(neighbors or has or NEIGHBORS)
-                left = bundle.live_rows() if begin else unlinked_rows(bundle)
-                if not (linked or begin):
-                    advance(bundle.manifest.documents - len(left))
-                if not (len(left) or begin):
-                    break
-                values = _some_lists(loaded, left, width, advance)
-                segments = []
-                for each in loaded:
-                    if begin:
-                        each = dataclasses.replace(each, segment=dataclasses.replace(each.segment, neighbors=None))
-                        before = blank(each.segment.count, width, NEIGHBOR)
-                    else:
-                        before = bundle.kept_of("neighbors", each.segment)
-                    segments.append(writer.with_values(each, "neighbors", before, left[: len(values)], values))
-                writer.commit(segments, made_by=made_by(), neighbors=width)
-            bundle.refresh()
-            linked, begin = linked + len(values), False
-    return Linking(neighbors=width, linked=linked, documents=bundle.manifest.documents)
+        linked = done = _link_some(bundle, neighbors, fresh, advance)
+        while done:  # others may write between two commits
+            done = when_free(lambda: _link_some(bundle, None, False, advance))
+            linked += done
+    width, documents = bundle.read(lambda: (bundle.manifest.neighbors, bundle.manifest.documents))
+    return Linking(neighbors=width or 0, linked=linked, documents=documents)
+
+
+def _link_some(bundle: Bundle, neighbors: int | None, fresh: bool, advance: Advance) -> int:
+    """Link as many documents as a minute is enough for, in one commit; how many."""
+    with BundleWriter(bundle.folder, bundle) as writer:
+        has, loaded = bundle.manifest.neighbors, bundle.loaded
+        begin = fresh or has is None
+        if not begin and neighbors not in (None, has):
+            raise InputError(
+                f"{bundle.folder} has a graph of {has} neighbors already; leave the number out to go on with it, or "
+                "begin anew (fresh=True, --fresh)"
+            )
+        width = int(neighbors or has or NEIGHBORS)
+        rows = bundle.live_rows() if begin else unlinked_rows(bundle)
+        if not (len(rows) or begin):
+            return 0
+        values = _some_lists(loaded, rows, width, advance)
+        segments = []
+        for each in loaded:
+            if begin:
+                each = dataclasses.replace(each, segment=dataclasses.replace(each.segment, neighbors=None))
+                before = blank(each.segment.count, width, NEIGHBOR)
+            else:
+                before = bundle.kept_of("neighbors", each.segment)
+            segments.append(writer.with_values(each, "neighbors", before, rows[: len(values)], values))
+        writer.commit(segments, made_by=made_by(), neighbors=width)
+    bundle.refresh()
+    return len(values)
 
 
 def _some_lists(loaded: Sequence[LoadedSegment], rows: Int64, neighbors: int, advance: Advance) -> NDArray[Any]:
@@ -115,11 +122,14 @@ def drop_graph(bundle: Bundle) -> None:
 
 
 def unlinked_rows(bundle: Bundle) -> Int64:
-    """Live rows whose neighbours nobody has looked for yet, of shape (m,), int64; within `Bundle.read`."""
+    """Live rows to be linked, of shape (m,), int64; within `Bundle.read`.
+
+    Those that nobody has looked for neighbours of, and those that most of the neighbours were deleted of.
+    """
     lists = bundle.kept("neighbors")
     assert lists is not None
     blocks: Iterator[NDArray[Any]] = batches(lists, lambda _: None)
-    left = [np.isnan(block["angle"][:, 0]) for block in blocks]
+    left = [is_unlinked(positioned(lists.rows, block), len(lists)) for block in blocks]
     rows: Int64 = lists.rows[np.concatenate([np.empty(0, np.bool_), *left])]
     return rows
 

@@ -67,7 +67,7 @@ def locate(name: str) -> ModelFiles:
         If it is in none of the three places (the message says what was tried), or the weights
         in a known package are not the ones they should be.
     """
-    folder = Path(name).expanduser()
+    folder = Path(name).expanduser().absolute()  # the process may go elsewhere, and an index remembers it
     if folder.is_dir():
         if not (folder / "config.json").exists() and not (folder / "modules.json").exists():
             raise ModelError(f"{folder} is a folder without a model (no modules.json or config.json in it)")

@@ -113,6 +113,14 @@ def positioned(rows: Int64, lists: Lists) -> Lists:
     return found
 
 
+def is_unlinked(lists: Lists, n: int) -> NDArray[np.bool_]:
+    """Which of some lists of positions among n rows were never made, or have lost most of what they named."""
+    could = min(lists.shape[1], n - 1)
+    lost = 2 * np.count_nonzero(lists["row"] >= 0, axis=1) < could
+    unlinked: NDArray[np.bool_] = lost | np.isnan(lists["angle"][:, 0])
+    return unlinked
+
+
 def angle_between(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Angles between unit rows, in radians: exact where they are nearly equal, too, as arccos of the cosine is not.
 

@@ -19,6 +19,7 @@ from test_engine import texts
 
 from indexes.bundle import Bundle
 from indexes.errors import FingerprintError, IndexCorruptError, InputError
+from indexes.manifest import FORMAT_VERSION
 from indexes.stored import blank
 from indexes.writer import BundleWriter
 from retrieval import Document, Engine, Whitening, anchoring, making
@@ -625,7 +626,11 @@ def test_the_command_line(tmp_path: Path, model: Path) -> None:
     said = run("cross", index).stderr
     assert "6 anchors, 80 of 80 documents scored, 180 calls" in said
     info = json.loads(run("info", index, "--format", "json").stdout)
-    assert info["anchors"]["queries"] == 6 and info["anchors"]["documents"] == 80 and info["format_version"] == 3
+    assert (
+        info["anchors"]["queries"] == 6
+        and info["anchors"]["documents"] == 80
+        and info["format_version"] == FORMAT_VERSION
+    )
     out = run("query", index, TEXTS[3], "--rerank", model, "--budget", 20, "--method", "adaptive", "--format", "jsonl")
     (answer,) = map(json.loads, out.stdout.splitlines())
     assert answer["stats"]["cross_encoder_calls"] == 20 and len(answer["hits"]) == 10

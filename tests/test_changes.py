@@ -25,7 +25,7 @@ from indexes.errors import (
     InputError,
     VectorError,
 )
-from indexes.manifest import Manifest, checksum
+from indexes.manifest import FORMAT_VERSION, Manifest, checksum
 from retrieval import Document, Engine, Whitening
 from retrieval.changes import Changes
 from retrieval.cross.anchors import Anchors
@@ -500,7 +500,7 @@ def test_an_interrupted_addition_can_be_thrown_away(tmp_path: Path, monkeypatch:
 # ---- old indexes
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_golden_indexes_stay_readable_and_writable(root: Path, tmp_path: Path, version: int) -> None:
     golden = root / "tests" / "data" / f"index-v{version}"
     expected = json.loads(golden.with_name(golden.name + ".json").read_text())
@@ -518,7 +518,14 @@ def test_golden_indexes_stay_readable_and_writable(root: Path, tmp_path: Path, v
         whole(engine)
         engine.rebuild()
         whole(engine)
-        assert engine.info()["format_version"] == 3
+        assert engine.info()["format_version"] == FORMAT_VERSION
+
+
+def test_a_golden_index_of_version_4_has_a_graph(root: Path, tmp_path: Path) -> None:
+    with Engine.open(Path(shutil.copytree(root / "tests" / "data" / "index-v4", tmp_path / "i"))) as engine:
+        assert engine.info()["graph"] == {"neighbors": 3, "documents": 17}
+        hits = engine.search("a red fox", 17, geodesic=0.0)
+        assert len(hits) == 17 and any(hit.path for hit in hits)
 
 
 def test_a_golden_index_of_version_3_has_scores_with_anchor_queries(root: Path, tmp_path: Path) -> None:

@@ -355,6 +355,12 @@ def test_graders_and_shares_are_no_saturated_probabilities() -> None:
         (lambda rows: [float("nan")] * len(rows), "not finite"),
         (lambda rows: [1.0], "one for each"),
         (lambda rows: np.zeros((len(rows), 2)), "one for each"),
+        (lambda rows: ["0.5"] * len(rows), "no numbers"),
+        (lambda rows: (0.5 for _ in rows), "no numbers"),
+        (lambda rows: [0.5 + 1j] * len(rows), "no numbers"),
+        (lambda rows: [None] * len(rows), "no numbers"),
+        (lambda rows: [[0.5], [1.0, 2.0]], "no numbers"),
+        (lambda rows: [1e300] * len(rows), "a score of 1e[+]300; expected less than 1e[+]100"),
     ],
 )
 def test_what_is_no_score_is_refused(scores: Any, says: str) -> None:

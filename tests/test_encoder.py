@@ -128,6 +128,7 @@ def test_a_folder_comes_first_then_a_package_then_the_hub(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     fake_model(tmp_path / "all-MiniLM-L6-v2")
     assert "folder" in locate("all-MiniLM-L6-v2").source
+    assert locate("all-MiniLM-L6-v2").folder == tmp_path / "all-MiniLM-L6-v2", "an index is used from elsewhere"
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="a folder without a model"):
         locate("empty")

@@ -1,7 +1,9 @@
 """Ways over the neighbour graph: against scipy's full shortest paths, known surfaces, and a look at every document."""
 
+import importlib
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -9,6 +11,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from commands import run
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
@@ -16,14 +19,14 @@ from scipy.sparse.csgraph import shortest_path
 from sklearn.datasets import make_swiss_roll
 from sklearn.neighbors import NearestNeighbors
 
-from indexes.errors import InputError, VectorError
+from indexes import writer
+from indexes.errors import IndexLockedError, InputError, VectorError
 from indexes.stored import NEIGHBOR
 from retrieval import Engine, Whitening, linking, neighbors
 from retrieval.cross import CrossEncoderSearch
 from retrieval.cross import search as module
 from retrieval.geodesic import NeighborGraph
-from retrieval.geodesic.diffusion import Diffusion
-from retrieval.geodesic.scoring import best_blended, blend
+from retrieval.geodesic.scoring import Blended, best_blended, blend
 from retrieval.moments import unit_rows
 from retrieval.neighbors import angle_between, positioned
 
@@ -155,6 +158,9 @@ def test_permuted_points_have_permuted_ways(seed: int) -> None:
         (lambda: NeighborGraph.build(points(5), length="cosine"), "length='cosine'; expected one of angle, chord"),
         (lambda: NeighborGraph(np.full((2, 1), np.array((5, 0.1), NEIGHBOR))), "a list names position 5 of 2"),
         (lambda: NeighborGraph.build(points(5)).reach([5]), "expected different positions below 5"),
+        (lambda: NeighborGraph.build(points(5)).reach(0), "expected a sequence of positions"),
+        (lambda: NeighborGraph.build(points(5)).reach([0.7]), "expected a sequence of positions"),
+        (lambda: NeighborGraph.build(points(5)).reach([1], radius=np.nan), "radius=nan; expected 0 or more"),
         (lambda: NeighborGraph.build(points(5)).reach([1, 1]), "expected different positions below 5"),
         (lambda: NeighborGraph.build(points(5)).reach([1], [-1.0]), "expected a length of 0 or more"),
         (lambda: NeighborGraph.build(points(5)).reach([1], [np.nan]), "expected a length of 0 or more"),
@@ -321,8 +327,11 @@ def test_what_is_added_is_linked_and_what_is_deleted_left_out(tmp_path: Path) ->
         engine.compact()
         assert engine.info()["segments"] == 1 and lists_of(engine) == before
         engine.upsert([(doc_id, "another text") for doc_id in list(before)[:3]])
-        assert engine.info()["graph"]["documents"] == 75
         check_lists(engine, own=set(list(before)[:3]))
+        frayed = {doc_id for doc_id, own in lists_of(engine).items() if len(own) < 2}
+        assert frayed and engine.info()["graph"]["documents"] == 75 - len(frayed)
+        assert engine.build_graph().linked == len(frayed) and engine.info()["graph"]["documents"] == 75
+        check_lists(engine, own=frayed)
 
 
 def test_a_rebuild_moves_the_vectors_and_makes_all_lists_anew(tmp_path: Path) -> None:
@@ -363,7 +372,9 @@ def test_an_interrupted_graph_is_gone_on_with(tmp_path: Path, monkeypatch: pytes
         check_lists(engine)
 
 
-def test_a_fresh_graph_is_there_whole_or_the_old_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fresh_graph_takes_the_old_ones_place_with_its_first_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Engine.build(texts(50), tmp_path / "i", model="hash:32") as engine:
         engine.build_graph(4)
         before = lists_of(engine)
@@ -502,6 +513,7 @@ def test_a_topic_is_ranked_by_ways(linked: Engine) -> None:
         (lambda engine: engine.search("red", geodesic=1.5), "geodesic=1.5; expected a number from 0"),
         (lambda engine: engine.search("red", geodesic=True), "geodesic=True; expected a number from 0"),
         (lambda engine: engine.search("red", geodesic=float("nan")), "geodesic=nan; expected a number from 0"),
+        (lambda engine: engine.search_encoded(engine.encode(["red"]), geodesic=5.0), "geodesic=5.0; expected a number"),
         (lambda engine: engine.search("red", 0, geodesic=0.5), "k=0; expected the number of hits"),
         (lambda engine: engine.search("red", geodesic=0.5, rerank=lambda query, some: some), "leave one of them out"),
         (lambda engine: engine.rank_by_topic([]), "a topic of no texts"),
@@ -534,7 +546,7 @@ def test_a_graph_that_is_not_whole_is_used_with_a_warning(
         with pytest.raises(StopIteration):
             engine.build_graph(4)
         assert len(engine.search("red", 40, geodesic=0.5)) == 40
-    assert "24 of 40 documents are not linked yet; go on with: retrieval graph" in caplog.text
+    assert "24 of 40 documents are not linked, or no more; go on with: retrieval graph" in caplog.text
 
 
 def test_the_command_line_links_and_searches(tmp_path: Path) -> None:
@@ -561,6 +573,7 @@ def test_the_command_line_links_and_searches(tmp_path: Path) -> None:
         ("query", index, "red", "--geodesic", "2"), ("query", index, "red", "--geodesic", "0.5", "--rerank", "x"),
     ):  # fmt: skip
         assert run(*wrong).code == 2
+    assert "geodesic=nan; expected a number" in run("query", index, "red fox", "--geodesic", "nan").err
     assert run("graph", index, "--drop").code == 0
     assert json.loads(run("info", index, "--format", "json").out)["graph"] is None
 
@@ -634,6 +647,9 @@ def test_method_graph_needs_a_graph_of_the_items(tmp_path: Path) -> None:
     join=st.sampled_from(["union", "mutual"]), seed=st.integers(0, 2**16),
 )  # fmt: skip
 def test_diffusion_solves_its_equation(n: int, neighbors: int, alpha: float, join: str, seed: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        Diffusion = importlib.import_module("diffusion").Diffusion
     rows = points(n, seed=seed)
     graph = NeighborGraph.build(rows, neighbors, join=join)
     linked = graph.matrix.toarray() > 0
@@ -647,8 +663,144 @@ def test_diffusion_solves_its_equation(n: int, neighbors: int, alpha: float, joi
     np.testing.assert_allclose(found, expected, atol=1e-4 * max(1.0, expected.max()))
 
 
-def test_wrong_walks_are_refused() -> None:
-    graph = NeighborGraph.build(points(5))
-    for how in ({"alpha": 1.0}, {"alpha": -0.1}, {"gamma": 0.0}, {"gamma": float("nan")}):
-        with pytest.raises(InputError, match="expected"):
-            Diffusion(graph, **how)
+# ---- what a review's mutants came through
+
+
+QUERIES = [text for _, text in texts(40, seed=9)]
+
+
+@pytest.mark.parametrize("index", ["SQ8", "IVF8,SQ8"])
+def test_alpha_1_is_the_plain_search_by_codes_too(tmp_path: Path, index: str) -> None:
+    with Engine.build(texts(400), tmp_path / "i", model="hash:64", whitening=None, index=index) as engine:
+        engine.build_graph(6)
+        for query in QUERIES:
+            for k in (10, 16, 17, 40):
+                plain, found = engine.search(query, k), engine.search(query, k, geodesic=1.0)
+                assert [(hit.doc_id, hit.score) for hit in plain] == [(hit.doc_id, hit.score) for hit in found]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_few_hits_are_the_first_of_many(tmp_path: Path, alpha: float) -> None:
+    """Equal texts tie, and go by id, however many are asked for; codes lose none."""
+    equal = [(f"d{at:02}", "red fox") for at in np.random.default_rng(0).permutation(60)]
+    with Engine.build(equal + texts(200), tmp_path / "i", model="hash:64", whitening=None, index="SQ8") as engine:
+        engine.build_graph(4)
+        for query in ["red fox", *QUERIES[:10]]:
+            everything = [(hit.doc_id, hit.score) for hit in engine.search(query, 260, geodesic=alpha)]
+            for k in (3, 10, 17, 70):
+                few = [(hit.doc_id, hit.score) for hit in engine.search(query, k, geodesic=alpha)]
+                assert few == everything[:k]
+            ranked = [hit.doc_id for hit in engine.rank_by_topic([query], k=None)]
+            assert [hit.doc_id for hit in engine.rank_by_topic([query], k=5)] == ranked[:5]
+
+
+def test_the_way_of_a_hit_without_a_path_is_its_angle(tmp_path: Path) -> None:
+    with Engine.build(texts(400), tmp_path / "i", model="hash:64", whitening=None, index="SQ8") as engine:
+        engine.build_graph(1)
+        for query in QUERIES[:10]:
+            hits = engine.search(query, 400, geodesic=0.5)
+            first = [hit.doc_id for hit in engine.search(query, 16)]
+            assert [hit.doc_id for hit in hits[:16]] == first
+            for hit in hits:
+                if not hit.path:
+                    assert hit.scores["way"] == pytest.approx(np.arccos(min(1.0, hit.scores["dense"])), abs=1e-5)
+
+
+def test_exact_looks_at_every_document_along_the_graph_too(tmp_path: Path) -> None:
+    with Engine.build(texts(600), tmp_path / "i", model="hash:64", whitening=None, index="IVF16,Flat") as engine:
+        engine.build_graph(4)
+        for query in QUERIES:
+            plain = [hit.doc_id for hit in engine.search(query, 30, exact=True)]
+            assert [hit.doc_id for hit in engine.search(query, 30, exact=True, geodesic=1.0)] == plain
+
+
+def blended(graph: NeighborGraph, cosines: np.ndarray, order: np.ndarray, few: int, k: int, alpha: float) -> Blended:
+    return best_blended(
+        graph, (order[:few], cosines[order[:few]]), lambda depth: (order[:depth], cosines[order[:depth]]),
+        lambda positions: cosines[positions], k, alpha,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("join", "neighbors", "few"), [("mutual", 2, 2), ("union", 4, 16)])
+def test_stopping_early_loses_nothing(join: str, neighbors: int, few: int) -> None:
+    for seed in range(120):
+        rows, query = points(250, 3, seed), points(1, 3, seed + 1)[0]
+        graph, cosines = NeighborGraph.build(rows, neighbors, join=join), (rows @ query).astype(np.float64)
+        order = np.argsort(-cosines, kind="stable")
+        for alpha in (0.0, 0.3, 0.9):
+            scores = np.sort(all_scores(graph, cosines, order[:few], alpha))[::-1]
+            for k in (3, 17, 60):
+                found = blended(graph, cosines, order, few, k, alpha)
+                np.testing.assert_allclose(np.sort(found.scores[:k])[::-1], scores[:k], atol=1e-6)
+
+
+def test_only_cosines_that_matter_are_asked_for() -> None:
+    rows, query = points(2000, 8), points(1, 8, 1)[0]
+    graph, cosines = NeighborGraph.build(rows, 8), (rows @ query).astype(np.float64)
+    order, asked = np.argsort(-cosines, kind="stable"), []
+
+    def cosines_of(positions: np.ndarray) -> np.ndarray:
+        asked.extend(positions.tolist())
+        return cosines[positions]
+
+    found = best_blended(
+        graph, (order[:16], cosines[order[:16]]), lambda depth: (order[:depth], cosines[order[:depth]]),
+        cosines_of, 100, 0.5,
+    )  # fmt: skip
+    assert len(asked) == len(set(asked)) and not set(asked) & set(order[:100].tolist())
+    assert len(asked) < len(found.reached.positions) / 2
+
+
+def test_many_threads_reach_what_one_does() -> None:
+    graph = NeighborGraph.build(points(3000, 6), 4)
+    starts = [[at] for at in range(40)] * 6
+    expected = [graph.reach(start).distances.sum() for start in starts]
+    with ThreadPoolExecutor(4) as pool:
+        assert [reached.distances.sum() for reached in pool.map(graph.reach, starts)] == expected
+
+
+def test_lists_are_put_where_they_belong_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "PIECE", 8)
+    monkeypatch.setattr(neighbors, "BLOCK", 16)
+    monkeypatch.setattr(linking, "COMMIT_EVERY", 0.0)
+    with Engine.build(texts(101), tmp_path / "i", model="hash:32") as engine:
+        engine.build_graph(3)
+        check_lists(engine)
+
+
+def test_what_is_replaced_is_no_neighbour_of_its_successor(tmp_path: Path) -> None:
+    with Engine.build(
+        [*texts(30), ("x", "zig zag zog zug")], tmp_path / "i", model="hash:64", whitening=None
+    ) as engine:
+        engine.build_graph(1)
+        engine.upsert([("x", "zig zag zog zug zeg")])
+        assert len(lists_of(engine)["x"]) == 1
+
+
+def test_another_writer_between_two_commits_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbors, "BLOCK", 16)
+    monkeypatch.setattr(linking, "COMMIT_EVERY", 0.0)
+    monkeypatch.setattr("retrieval.waiting.time.sleep", lambda seconds: None)
+    with Engine.build(texts(60), tmp_path / "i", model="hash:32") as engine:
+        tries, real = [], linking.BundleWriter
+
+        def sometimes_locked(*given: Any) -> Any:
+            tries.append(1)
+            if len(tries) in (2, 3):
+                raise IndexLockedError("another process is writing")
+            return real(*given)
+
+        monkeypatch.setattr(linking, "BundleWriter", sometimes_locked)
+        assert engine.build_graph(3).linked == 60 and len(tries) == 7
+        check_lists(engine)
+
+
+def test_without_search_structures_nothing_is_linked(tmp_path: Path) -> None:
+    with Engine.build(texts(20), tmp_path / "i", model="hash:32") as engine:
+        engine.build_graph(3)
+    with (
+        Engine.open(tmp_path / "i", searchable=False) as engine,
+        pytest.raises(InputError, match="open it with its search structures"),
+    ):
+        engine.add(texts(3, seed=1))
+    assert not (tmp_path / "i" / "staging").exists()

@@ -285,6 +285,7 @@ def test_a_budget_of_time_asks_at_least_a_few(files: tuple[Path, Path]) -> None:
         (("--rerank", "MODEL", "--exact"), 2, "leave it or --rerank out"),
         (("--explain", "--format", "trec"), 2, "TREC"),
         (("--rerank", "MODEL", "--budget", "0"), 2, "budget"),
+        (("--rerank", "MODEL", "--budget-ms", "inf"), 1, "a budget of inf ms; expected a number"),
         (("--rerank", "no-such-model"), 1, "no-such-model"),
     ],
 )

@@ -13,6 +13,9 @@ from indexes.errors import InputError
 Scorer = Callable[[Any, Sequence[Any]], Any]
 """scorer(query, texts) -> as many scores; higher is better. Its method scores(queries, texts), if any, takes pairs."""
 
+LARGEST = 1e100
+"""Squares of scores must be finite, too."""
+
 TIES, MANY = 0.01, 3
 """So many different texts, and this share of a query's scores, at a probability of 1 are flat."""
 
@@ -37,12 +40,24 @@ def score_pairs(scorer: Scorer, queries: Sequence[Any], texts: Sequence[Sequence
 
 
 def _checked(scores: Any, texts: Sequence[Any]) -> NDArray[np.float64]:
-    found = np.asarray(scores, np.float64)
+    try:
+        found = np.asarray(scores)
+        if found.dtype.kind not in "fiub" and len(texts):
+            raise TypeError(f"of dtype {found.dtype}")
+        found = found.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the scorer gave {scores!r:.60}, which are no numbers ({error}); expected one for each text"
+        ) from error
     if found.shape != (len(texts),):
         raise InputError(f"the scorer gave scores of shape {found.shape} for {len(texts)} texts; expected one for each")
     if not np.isfinite(found).all():
         text = texts[int(np.flatnonzero(~np.isfinite(found))[0])]
         raise InputError(f"the scorer gave a score that is not finite for {str(text)!r:.100}; expected numbers")
+    if (np.abs(found) > LARGEST).any():
+        raise InputError(
+            f"the scorer gave a score of {found[np.abs(found).argmax()]:g}; expected less than {LARGEST:g}"
+        )
     return found
 
 

@@ -259,8 +259,8 @@ class CrossEncoderSearch:
             raise InputError(f"{len(query_vectors)} query vectors for {len(queries)} queries; expected one for each")
         if allowed is not None and np.shape(allowed) != (self.basis.n,):
             raise InputError(f"allowed has shape {np.shape(allowed)}; expected ({self.basis.n},)")
-        if milliseconds is not None and not milliseconds > 0:
-            raise InputError(f"milliseconds={milliseconds!r}; expected more than 0")
+        if milliseconds is not None and not 0 < milliseconds < np.inf:
+            raise InputError(f"a budget of {milliseconds!r} ms; expected a number more than 0")
         if milliseconds is not None and self.method == "anchors":
             raise InputError("method='anchors' divides a number of calls; expected a budget, not milliseconds")
         able = self.basis.n if allowed is None else int(np.count_nonzero(allowed))

@@ -2,7 +2,7 @@
 
 graph.py      a graph of near neighbours, and shortest paths in it
 scoring.py    cosine and way of the documents that a query is for, in one score
-diffusion.py  a rival: what a walk in the graph comes to
+indexed.py    both in an index
 """
 
 from __future__ import annotations

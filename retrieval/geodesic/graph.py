@@ -208,7 +208,12 @@ class NeighborGraph:
         InputError
             If a position is not there or named twice, or a length is negative or not a number.
         """
-        first = np.asarray(starts, np.int64)
+        first = np.asarray(starts)
+        if first.ndim != 1 or (len(first) and first.dtype.kind not in "iu"):
+            raise InputError(f"starts={starts!r:.100}; expected a sequence of positions")
+        if not radius >= 0.0:
+            raise InputError(f"radius={radius!r}; expected 0 or more")
+        first = first.astype(np.int64)
         how_far = np.zeros(len(first)) if lengths is None else np.asarray(lengths, np.float64)
         if len(np.unique(first)) != len(first) or ((first < 0) | (first >= self.n)).any():
             raise InputError(f"starts={starts!r:.100}; expected different positions below {self.n:,}")
@@ -222,7 +227,7 @@ class NeighborGraph:
             used = last + len(first)
             point.indices[last:used], point.data[last:used] = first[order], np.maximum(how_far[order], LEAST)
             point.indptr[-1] = used
-            found, before = dijkstra(point, indices=self.n, limit=radius, return_predecessors=True)
+            found, before = dijkstra(point, indices=self.n, limit=radius + LEAST, return_predecessors=True)
         inside = np.flatnonzero(np.isfinite(found[: self.n]))
         nearest_first = inside[np.argsort(found[inside], kind="stable")]
         return Reached(nearest_first, found[nearest_first], before[: self.n])

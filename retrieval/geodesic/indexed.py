@@ -16,7 +16,7 @@ from indexes.vectors import check_unit
 
 from ..hit import Hit
 from ..moments import Float32, unit_rows
-from ..neighbors import positioned
+from ..neighbors import is_unlinked, positioned
 from .graph import NeighborGraph
 from .scoring import ENTRIES, Blended, Float64, Int64, Ranked, angles_of, best_blended, best_first, blend, check_alpha
 
@@ -52,13 +52,13 @@ class GeodesicSearch:
                 raise InputError(
                     f"{bundle.folder} has no neighbour graph; make one with: retrieval graph {bundle.folder}"
                 )
-            whole = lists[:]
-            if left := int(np.isnan(whole["angle"][:, :1]).sum()):
+            near = positioned(lists.rows, lists[:])
+            if left := int(np.count_nonzero(is_unlinked(near, len(near)))):
                 logger.warning(
-                    "%s of %s documents are not linked yet; go on with: retrieval graph %s",
+                    "%s of %s documents are not linked, or no more; go on with: retrieval graph %s",
                     f"{left:,}", f"{len(lists):,}", bundle.folder,
                 )  # fmt: skip
-            self._held = generation, NeighborGraph(positioned(lists.rows, whole)), lists.rows
+            self._held = generation, NeighborGraph(near), lists.rows
         return self._held[1:]
 
     def search(

@@ -34,6 +34,7 @@ if __name__ == "__main__":
     whitening = Whitening(4, beta=0.5, gamma=0.25, epsilon=0.001)
     with Engine.build(documents, folder, model="hash:8", whitening=whitening) as engine:
         engine.score_anchors(Letters(), anchors=2, queries=ANCHORS)
+        engine.build_graph(3)
         engine.add([Document(doc_id="late", text="an old whale")])
         answers = {
             query: [[hit.doc_id, hit.score] for hit in engine.search(query, 5, filter=expression)]

@@ -14,8 +14,7 @@ from scipy import sparse
 from scipy.sparse.linalg import cg
 
 from indexes.errors import InputError
-
-from .graph import NeighborGraph
+from retrieval.geodesic import NeighborGraph
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
