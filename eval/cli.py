@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from retrieval.cli_read import BUDGET, METHOD, RERANK, check_reranking
+from retrieval.cli_read import BUDGET, GEODESIC, METHOD, RERANK, check_reranking
 from retrieval.console import say
 
 from .retrieval import MEASURES, evaluate_retrieval
@@ -71,13 +71,14 @@ def sts(
 @click.option("--split", default="test", show_default=True, help="Which judgements: qrels/SPLIT.tsv.")
 @click.option("--measure", multiple=True, default=MEASURES, show_default=True, help="In the notation of ir_measures.")
 @click.option("--depth", default=100, show_default=True, help="Hits asked for.")
+@GEODESIC
 @RERANK
 @BUDGET
 @METHOD
 @click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def retrieval(
-    index_path: str, dataset: str, split: str, measure: tuple[str, ...], depth: int, reranker: str | None,
-    budget: int | None, method: Any, format_: str,
+    index_path: str, dataset: str, split: str, measure: tuple[str, ...], depth: int, alpha: float | None,
+    reranker: str | None, budget: int | None, method: Any, format_: str,
 ) -> None:  # fmt: skip
     """Search INDEX for the judged queries of DATASET, a BEIR folder."""
     from retrieval import Engine
@@ -86,8 +87,8 @@ def retrieval(
     say(quiet=False)
     with Engine.open(index_path) as engine:
         report = evaluate_retrieval(
-            engine, dataset, measures=measure, depth=depth, split=split, rerank=reranker, budget=budget,
-            method=method or "plain", progress=True,
+            engine, dataset, measures=measure, depth=depth, split=split, geodesic=alpha, rerank=reranker,
+            budget=budget, method=method or "plain", progress=True,
         )  # fmt: skip
     values = report.to_dict()
     if format_ == "json":
@@ -95,6 +96,7 @@ def retrieval(
     else:
         how = report.rerank
         asked = "" if how is None else f", {how['model']} asked {how['budget']} times a query ({how['method']})"
+        asked = asked if report.geodesic is None else f", geodesic {report.geodesic:g}"
         click.echo(f"{report.name}, {values['queries']} queries{asked}")
         for name, value in report.measures.items():
             click.echo(f"{name:<10} {value:.4f}")

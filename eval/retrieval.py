@@ -60,6 +60,8 @@ class RetrievalReport:
         A query without hits counts as 0.
     per_query : mapping of measure to mapping of query id to value
     run : mapping of query id to mapping of document id to score
+    geodesic : float or None
+        The share of the cosine beside ways over the neighbour graph.
     rerank : mapping or None
         model, budget and method, where a cross-encoder decided.
     """
@@ -68,6 +70,7 @@ class RetrievalReport:
     measures: Mapping[str, float]
     per_query: Mapping[str, Mapping[str, float]] = field(repr=False)
     run: Mapping[str, Mapping[str, float]] = field(repr=False)
+    geodesic: float | None = None
     rerank: Mapping[str, Any] | None = None
 
     def __getitem__(self, measure: str) -> float:
@@ -77,7 +80,10 @@ class RetrievalReport:
     def to_dict(self) -> dict[str, Any]:
         """Name, number of queries, the means, and who decided."""
         queries = max((len(values) for values in self.per_query.values()), default=0)
-        return {"name": self.name, "queries": queries, "measures": dict(self.measures), "rerank": self.rerank}
+        return {
+            "name": self.name, "queries": queries, "measures": dict(self.measures), "geodesic": self.geodesic,
+            "rerank": self.rerank,
+        }  # fmt: skip
 
 
 def load_retrieval(folder: str | PathLike[str], split: str = "test") -> RetrievalSet:
@@ -161,6 +167,7 @@ def evaluate_retrieval(
     measures: Sequence[str] = MEASURES,
     depth: int = 100,
     split: str = "test",
+    geodesic: float | None = None,
     rerank: str | Scorer | None = None,
     budget: int | None = None,
     method: Method = "plain",
@@ -179,8 +186,8 @@ def evaluate_retrieval(
     depth : int, default=100
         Hits asked for; measures with a larger cut-off (than the budget, too) would be too low and are refused.
     split : str, default="test"
-    rerank, budget, method
-        A cross-encoder that decides: see `Engine.search`.
+    geodesic, rerank, budget, method
+        What decides: see `Engine.search`.
     progress : bool, default=False
         A bar on standard error, if that is a terminal.
 
@@ -217,7 +224,7 @@ def evaluate_retrieval(
         for start in range(0, len(ids), at_once):
             batch = ids[start : start + at_once]
             asked = [judged.queries[query_id] for query_id in batch]
-            found = engine.search(asked, depth, rerank=rerank, budget=budget, method=method)
+            found = engine.search(asked, depth, geodesic=geodesic, rerank=rerank, budget=budget, method=method)
             for query_id, hits in zip(batch, found, strict=True):
                 # subtle: measures break ties of score by id their own way; the rank is what we answer with
                 run[query_id] = {hit.doc_id: -float(hit.rank) for hit in hits}
@@ -239,4 +246,6 @@ def evaluate_retrieval(
     if rerank is not None:
         model = rerank if isinstance(rerank, str) else getattr(rerank, "name", type(rerank).__name__)
         decided = {"model": model, "budget": BUDGET if budget is None else budget, "method": method}
-    return RetrievalReport(name=judged.name, measures=means, per_query=per_query, run=run, rerank=decided)
+    return RetrievalReport(
+        name=judged.name, measures=means, per_query=per_query, run=run, geodesic=geodesic, rerank=decided
+    )

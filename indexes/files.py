@@ -73,6 +73,10 @@ class FileEntry:
     def _remedy(self) -> str:
         if self.role in ("vectors", "whitening"):
             return "restore it from a copy, or make it anew from the raw vectors (retrieval rebuild)"
+        if self.role == "neighbors":
+            return "restore it from a copy, or make the graph anew (retrieval graph INDEX --fresh)"
+        if self.role in ("scores", "anchors"):
+            return "restore it from a copy, or take the anchors out (retrieval cross INDEX --drop)"
         return RESTORE
 
 

@@ -125,7 +125,7 @@ def tell(pilot: Pilot, count: int, *, asked: bool, seconds: float) -> None:
     if count:
         logger.info("%d anchors%s; scoring takes about %s", count, "" if asked else " are enough", _hours(seconds))
     else:
-        logger.info("anchors would not help here: none are kept; --anchors N takes N nevertheless")
+        logger.info("anchors would not help here: none are made; --anchors N takes N nevertheless")
 
 
 def _hours(seconds: float) -> str:

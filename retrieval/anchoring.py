@@ -249,12 +249,13 @@ def _score_documents(commits: _Commits, scorer: Scorer, documents: int | None, p
         return Anchors.load(path).queries, left[: max(0, most - int(known.sum()))]
 
     queries, rows = bundle.read(to_do)
+    rows = np.random.default_rng().permutation(rows)  # two processes that score at once meet late
     calls, start, pairs = 0, 0, min(FIRST_PAIRS, PAIRS)
     with progress_bar("scoring", len(rows), progress) as advance:
         try:
             while start < len(rows):
                 step, began = max(1, pairs // len(queries)), time.perf_counter()
-                some, texts = _still_there(bundle, rows[start : start + step])
+                some, texts = _still_to_do(commits, rows[start : start + step])
                 if texts:
                     scores = np.stack(score_pairs(scorer, queries, [texts] * len(queries)), axis=1)
                     calls += scores.size
@@ -273,13 +274,18 @@ def _score_documents(commits: _Commits, scorer: Scorer, documents: int | None, p
     return calls
 
 
-def _still_there(bundle: Bundle, rows: Int64) -> tuple[Int64, list[str]]:
-    """Those of some rows that were not deleted meanwhile, and their texts."""
+def _still_to_do(commits: _Commits, rows: Int64) -> tuple[Int64, list[str]]:
+    """Those of some rows that were not deleted meanwhile, nor scored by another process, and their texts."""
+
+    bundle = commits.bundle
 
     def found() -> tuple[Int64, list[str]]:
-        live = [loaded.live()[1] for loaded in bundle.loaded]
-        alive = rows[np.isin(rows, np.concatenate([rows[:0], *live]))]
-        return alive, bundle.texts(alive.tolist())
+        commits.check()
+        scores = bundle.kept("scores")
+        assert scores is not None
+        at = np.flatnonzero(np.isin(scores.rows, rows))
+        left = scores.rows[at[~is_scored(scores[at])]]
+        return left, bundle.texts(left.tolist())
 
     return bundle.read(found)
 

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error.show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        note("interrupted; nothing stored is lost, and the same command goes on from what is stored")
+        note("interrupted; nothing stored is lost, and what was being stored goes on with the same command")
         code = 130
     except RetrievalError as error:
         note("Error: " + " ".join(str(error).split()))

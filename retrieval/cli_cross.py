@@ -64,6 +64,9 @@ def cross(
             fresh=fresh,
             progress=not quiet,
         )
+    if pilot:
+        logger.info(f"{index_path}: nothing was stored; {done.calls:,} calls, {time.perf_counter() - start:.1f} s")
+        return
     logger.info(
         f"{index_path}: {done.anchors} anchors, {done.scored:,} of {done.documents:,} documents scored, "
         f"{done.calls:,} calls, {time.perf_counter() - start:.1f} s"

@@ -48,7 +48,8 @@ def graph(index_path: str, neighbors: int | None, fresh: bool, drop: bool, quiet
             return
         done = engine.build_graph(neighbors, fresh=fresh, progress=not quiet)
     logger.info(
-        f"{index_path}: {done.linked:,} of {done.documents:,} documents linked now, with {done.neighbors} others each, "
+        f"{index_path}: {done.linked:,} of {done.documents:,} documents linked now, each with the nearest "
+        f"{min(done.neighbors, max(0, done.documents - 1))}, "
         f"{time.perf_counter() - start:.1f} s"
     )
 

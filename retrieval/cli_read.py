@@ -23,8 +23,17 @@ if TYPE_CHECKING:
     from .records import Fields
     from .reranking import Reranking
 
+logger = logging.getLogger(__name__)
+
 QUERIES_AT_ONCE = 256
 
+GEODESIC = click.option(
+    "--geodesic",
+    "alpha",
+    type=click.FloatRange(0, 1),
+    metavar="ALPHA",
+    help="Score by the ways over the neighbour graph, too: 1 is the cosine alone, 0 the way.",
+)
 RERANK = click.option("--rerank", "reranker", metavar="MODEL", help="A cross-encoder whose scores decide.")
 BUDGET = click.option("--budget", type=click.IntRange(min=1), help="Most calls of it for a query.  [default: 100]")
 METHOD = click.option(
@@ -48,13 +57,7 @@ METHOD = click.option(
     "--filter", "expression", metavar="EXPR", help="Metadata filter: \"kind = 'class' AND year >= 1990\" or JSON."
 )
 @click.option("--exact", is_flag=True, help="Look at every vector, whatever the index.")
-@click.option(
-    "--geodesic",
-    "alpha",
-    type=click.FloatRange(0, 1),
-    metavar="ALPHA",
-    help="Score by the ways over the neighbour graph, too: 1 is the cosine alone, 0 the way.",
-)
+@GEODESIC
 @MODEL
 @RERANK
 @BUDGET
@@ -62,7 +65,7 @@ METHOD = click.option(
     "--budget-ms",
     "milliseconds",
     type=click.FloatRange(min=0, min_open=True),
-    help="Most time for them; --budget holds besides.",
+    help="Time for them that is aimed at, by the pace of the first 8; --budget holds besides.",
 )
 @METHOD
 @click.option("--explain", is_flag=True, help="Show what each score is made of.")
@@ -111,6 +114,10 @@ def query(
                 scorer=engine.scorer(reranker), budget=budget or CALLS, method=method or "plain",
                 milliseconds=milliseconds,
             )  # fmt: skip
+            if how.budget < k:
+                logger.warning(
+                    "%d calls for a query give %d hits at most; -k %d asks for more", how.budget, how.budget, k
+                )
             answers = _reranked(engine, asked, k, expression, how)
         WRITERS[format_](answers, explain)
 
@@ -182,7 +189,7 @@ def export(index_path: str, output: str, format_: Any, vectors: Any, expression:
     vectors_too = format_of(output, format_) != "jsonl"
     with Engine.open(index_path, searchable=vectors_too) as engine:  # documents come out of a damaged index, too
         n = engine.export(output, format=format_, vectors=vectors, filter=expression, progress=not quiet)
-    logging.getLogger(__name__).info("%s: %s documents", "standard output" if output == "-" else output, f"{n:,}")
+    logger.info("%s: %s documents", "standard output" if output == "-" else output, f"{n:,}")
 
 
 @click.command(name="export-model")
@@ -213,7 +220,7 @@ def export_model(source: str, output: str, whitening: str | None) -> None:
         raise click.UsageError("MODEL needs --whitening FILE (INDEX has its own)")
     else:
         export(source, Whitening.load(whitening), output)
-    logging.getLogger(__name__).info("%s: load it with SentenceTransformer(%r)", output, output)
+    logger.info("%s: load it with SentenceTransformer(%r)", output, output)
 
 
 def check_reranking(reranker: str | None, *of_it: object) -> None:

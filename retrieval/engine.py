@@ -237,6 +237,7 @@ class Engine:
         geodesic: float | None = None,
         rerank: str | Scorer | None = None,
         budget: int | None = None,
+        budget_ms: float | None = None,
         method: Method = "plain",
     ) -> list[Hit]: ...
     @overload
@@ -250,6 +251,7 @@ class Engine:
         geodesic: float | None = None,
         rerank: str | Scorer | None = None,
         budget: int | None = None,
+        budget_ms: float | None = None,
         method: Method = "plain",
     ) -> list[list[Hit]]: ...
 
@@ -263,6 +265,7 @@ class Engine:
         geodesic: float | None = None,
         rerank: str | Scorer | None = None,
         budget: int | None = None,
+        budget_ms: float | None = None,
         method: Method = "plain",
     ) -> list[Hit] | list[list[Hit]]:
         """The k documents nearest in meaning, best first.
@@ -285,6 +288,9 @@ class Engine:
             A cross-encoder's name or folder, or ``scorer(query, texts) -> scores``: hits then have its scores.
         budget : int, default=100
             Most calls of it for one query; what it was not asked about does not come back.
+        budget_ms : float, optional
+            Milliseconds of them that are aimed at, by the pace of the first 8, within `budget`; scores that are
+            remembered are made again.
         method : {"plain", "anchors", "adaptive", "graph"}, default="plain"
             What the calls are spent on: the first hits, or what is found by them to be promising
             (`retrieval.cross.CrossEncoderSearch`); "graph" needs a neighbour graph (`build_graph`).
@@ -306,7 +312,7 @@ class Engine:
         """
         how: dict[str, Any] = {
             "filter": filter, "exact": exact, "geodesic": geodesic, "rerank": rerank, "budget": budget,
-            "method": method,
+            "budget_ms": budget_ms, "method": method,
         }  # fmt: skip
         if isinstance(query_or_queries, str):
             return self.search([query_or_queries], k, **how)[0]
@@ -318,11 +324,12 @@ class Engine:
                 raise InputError(f"rerank={rerank!r:.100}, but {what}; leave one of them out")
             raw = self.encode(query_or_queries, "query")
             reranking = Reranking(
-                scorer=self.scorer(rerank), budget=BUDGET if budget is None else budget, method=method
-            )
+                scorer=self.scorer(rerank), budget=BUDGET if budget is None else budget, method=method,
+                milliseconds=budget_ms,
+            )  # fmt: skip
             return [one.hits for one in self.reranked(query_or_queries, raw, k, reranking, filter=filter)]
-        if budget is not None or method != "plain":
-            raise InputError(f"budget={budget!r}, method={method!r} without rerank; name a cross-encoder to be asked")
+        if budget is not None or budget_ms is not None or method != "plain":
+            raise InputError("budget, budget_ms and method say how a cross-encoder is asked; name it by rerank")
         if not isinstance(query_or_queries, np.ndarray):
             raw = self.encode(query_or_queries, "query")
             return self.search_encoded(raw, k, filter=filter, exact=exact, geodesic=geodesic)

@@ -78,14 +78,8 @@ def write_table(answers: Iterable[Answer], explain: bool = False) -> None:
             made_of = [_part(hit.scores.get(name)) for name in parts]
             table.add_row(str(hit.rank), f"{hit.score:.3f}", *made_of, Text(_plain(hit.doc_id)), Text(_plain(hit.text)))
             for depth, step in enumerate(hit.path if explain else ()):
-                arrow = "  " * depth + "over "
-                table.add_row(
-                    "",
-                    "",
-                    *("" for _ in parts),
-                    Text(_plain(step["id"]), style="dim"),
-                    Text(arrow + _plain(step["text"]), style="dim"),
-                )
+                over = Text(f"{'  ' * depth}over {_plain(step['id'])}: {_plain(step['text'])}", style="dim")
+                table.add_row("", "", *("" for _ in parts), "", over)
         with console.capture() as captured:
             console.print(table if answer.hits else Text(f"{_plain(answer.query)}\nno hits"))
         sys.stdout.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")

@@ -243,6 +243,11 @@ class Reranker:
 
     def _uses_anchors(self, manifest: Manifest, how: Reranking) -> bool:
         """Whether the index's anchors say something of this scorer's scores."""
+        if how.method == "anchors" and manifest.anchors is None:
+            self._warn(
+                f"{self._bundle.folder} has no anchors, so the vectors stand for them; make some with: "
+                f"retrieval cross {self._bundle.folder} --model MODEL"
+            )
         if how.method in BY_ORDER or manifest.anchors is None:
             return False
         try:
@@ -250,11 +255,14 @@ class Reranker:
         except FingerprintError as error:
             if how.method == "anchors":
                 raise
-            if str(error) not in self._warned:
-                logger.warning("the index's anchors are not used: %s", error)
-            self._warned.add(str(error))
+            self._warn(f"the index's anchors are not used: {error}")
             return False
         return True
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warned:
+            logger.warning("%s", message)
+        self._warned.add(message)
 
 
 def scorer_record(scorer: Scorer) -> dict[str, Any]:

@@ -325,6 +325,23 @@ def test_a_commit_waits_for_another_writer(engine: Engine, tmp_path: Path, caplo
     assert "waiting to commit" in caplog.text and len(right(engine)) == 300
 
 
+def test_two_that_score_at_once_share_the_work(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anchoring, "PAIRS", 40)
+    monkeypatch.setattr(anchoring, "COMMIT_EVERY", 0.0)
+    engine.score_anchors(Hidden(), anchors=4, documents=1)
+    second = Hidden()
+
+    def meanwhile(calls: int) -> None:
+        if not second.calls:
+            with Engine.open(tmp_path / "i") as other:
+                other.score_anchors(second, documents=200)
+
+    first = Hidden(meanwhile)
+    engine.score_anchors(first)
+    assert len(right(engine)) == 300
+    assert second.calls == 199 * 4 and first.calls + second.calls < 299 * 4 + 50  # but for what was under way
+
+
 def test_scores_for_anchors_that_were_replaced_meanwhile_are_refused(engine: Engine, tmp_path: Path) -> None:
     engine.score_anchors(Hidden(), anchors=4, documents=1)
 
@@ -418,7 +435,7 @@ def test_damaged_anchors_are_found(tmp_path: Path, engine: Engine) -> None:
         good = path.read_bytes()
         path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
         assert [check.name for check in engine.verify(deep=True) if check.problem] == [path.name]
-        with Engine.open(tmp_path / "i") as again, pytest.raises(IndexCorruptError, match=path.name):
+        with Engine.open(tmp_path / "i") as again, pytest.raises(IndexCorruptError, match=f"{path.name}.*--drop"):
             again.search("a", rerank=Hidden(), method="adaptive")
         path.write_bytes(good)
     anchors = Anchors(queries=("a", "b"), vectors=np.eye(2, dtype=np.float32))
@@ -433,6 +450,19 @@ def test_damaged_anchors_are_found(tmp_path: Path, engine: Engine) -> None:
         path.write_bytes(wrong)
         with pytest.raises(IndexCorruptError, match="does not hold anchor queries"):
             Anchors.load(path)
+
+
+@pytest.mark.parametrize("name", ["anchors", "scores"])
+def test_damaged_anchors_can_be_dropped(tmp_path: Path, engine: Engine, name: str) -> None:
+    """What the error tells one to do is done, and leaves a whole index."""
+    engine.score_anchors(Hidden(), anchors=3)
+    engine.close()
+    (path,) = (tmp_path / "i" / "segments").glob(f"*.{name}.*")
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    run("cross", tmp_path / "i", "--drop")
+    with Engine.open(tmp_path / "i") as again:
+        assert not [check for check in again.verify(deep=True) if check.problem]
+        assert again.info()["anchors"] is None and len(again) == 300
 
 
 # ---- searching with them
@@ -619,7 +649,7 @@ def test_the_command_line(tmp_path: Path, model: Path) -> None:
     assert "has no anchors yet; name a cross-encoder to score them (--model)" in run("cross", index, check=1).stderr
     said = run("cross", index, "--model", model, "--pilot").stderr
     assert "pilot: 80 queries with 80 documents, 6,400 calls\nof the first 10" in said
-    assert "0 of 80 documents scored" in said
+    assert "nothing was stored; 6,400 calls" in said
     assert "leave --quiet out" in run("cross", index, "--model", model, "--pilot", "-q", check=2).stderr
     said = run("cross", index, "--model", model, "--anchors", 6, "--queries", log, "--documents", 50).stderr
     assert "6 anchors, 50 of 80 documents scored" in said

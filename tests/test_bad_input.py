@@ -600,7 +600,7 @@ def test_ctrl_c_at_any_step_loses_nothing(here: Path, monkeypatch: pytest.Monkey
     assert (ran.code, ran.errors) == (
         130,
         [],
-    ) and "nothing stored is lost, and the same command goes on from what is stored" in ran.err
+    ) and "nothing stored is lost, and what was being stored goes on with the same command" in ran.err
     assert documents_of("index") == (new if "committed" in reached else old)
     done("verify", "index", "--deep")
     done(*line)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from eval import RetrievalSet, evaluate_retrieval, load_retrieval
@@ -62,6 +63,20 @@ def test_a_scorer_may_decide(engine: Engine) -> None:
         assert method == "anchors" or report["R@1"] == 1
     with pytest.raises(InputError, match="2 calls give as many hits"):
         evaluate_retrieval(engine, judged, measures=("R@10",), **wanting)  # type: ignore[arg-type]
+
+
+def test_ways_over_the_graph_may_decide(tmp_path: Path) -> None:
+    judged = RetrievalSet(name="s", queries={"q": "red"}, qrels={"q": {"4": 1}})
+    words = np.random.default_rng(0).choice(["red", "fox", "night", "river", "moon", "hill", "tree", "old"], (120, 4))
+    corpus = [(str(i), " ".join(of_one)) for i, of_one in enumerate(words)]
+    with Engine.build(corpus, tmp_path / "i", model="hash:512", whitening=None) as engine:
+        with pytest.raises(InputError, match="no neighbour graph"):
+            evaluate_retrieval(engine, judged, geodesic=0.0)
+        engine.build_graph(2)
+        report = evaluate_retrieval(engine, judged, measures=("RR",), geodesic=0.0)
+        assert report.to_dict()["geodesic"] == 0.0
+        assert list(report.run["q"]) == [hit.doc_id for hit in engine.search("red", 100, geodesic=0.0)]
+        assert list(report.run["q"]) != list(evaluate_retrieval(engine, judged, measures=("RR",)).run["q"])
 
 
 @pytest.mark.parametrize("grades", [(1, 1, 1, 1), (1, 0, 0, 0), (0, 0, 0, 1), (0, 0, 0, 0)])

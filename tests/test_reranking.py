@@ -197,14 +197,33 @@ def test_what_it_cost_is_told(engine: Engine) -> None:
         ({"rerank": Wanting(), "budget": 0}, "budget=0"),
         ({"rerank": Wanting(), "method": "best"}, "method='best'"),
         ({"rerank": Wanting(), "k": 0}, "k=0"),
-        ({"budget": 10}, "without rerank"),
-        ({"method": "adaptive"}, "without rerank"),
+        ({"budget": 10}, "name it by rerank"),
+        ({"budget_ms": 10.0}, "name it by rerank"),
+        ({"method": "adaptive"}, "name it by rerank"),
+        ({"rerank": Wanting(), "budget_ms": float("nan")}, "a budget of nan ms"),
         ({"rerank": lambda query, some: [np.nan] * len(some)}, "not finite"),
     ],
 )
 def test_values_that_cannot_be_used_are_told(engine: Engine, how: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         engine.search("w1 w2", **how)
+
+
+def test_little_time_asks_about_a_few(engine: Engine) -> None:
+    scorer = Wanting()
+    hits = engine.search(QUERIES[0], 20, rerank=scorer, budget_ms=1e-3)
+    assert len(scorer.asked) == len(hits) == 8
+    assert len(engine.search(QUERIES[0], 20, rerank=Wanting(), budget=15, budget_ms=1e6)) == 15
+
+
+def test_anchors_that_are_not_there_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Engine.build(TEXTS[:60], tmp_path / "i", model="hash:64") as engine:
+        engine.search(QUERIES, 3, rerank=Wanting(), budget=20, method="adaptive")
+        assert "has no anchors" not in caplog.text
+        for _ in range(2):
+            engine.search(QUERIES, 3, rerank=Wanting(), budget=20, method="anchors")
+    (told,) = [record.getMessage() for record in caplog.records if "has no anchors" in record.getMessage()]
+    assert "retrieval cross" in told
 
 
 def test_vectors_cannot_be_reranked(engine: Engine) -> None:
@@ -269,6 +288,13 @@ def test_explained_hits_show_what_they_are_made_of(files: tuple[Path, Path]) -> 
         assert word in out
     plain = run("query", index, "a cat sings", "--explain").stdout
     assert "dense" in plain and "predicted" not in plain and "cross-encoder calls 0" in plain
+
+
+def test_fewer_hits_than_asked_for_are_told(files: tuple[Path, Path]) -> None:
+    index, cross = files
+    told = run("query", index, "a cat sings", "--rerank", cross, "--budget", 9, "-k", 10).stderr
+    assert "9 calls for a query give 9 hits at most; -k 10 asks for more" in told
+    assert "hits at most" not in run("query", index, "a cat", "--rerank", cross, "--budget", 10, "-k", 10).stderr
 
 
 def test_a_budget_of_time_asks_at_least_a_few(files: tuple[Path, Path]) -> None:
