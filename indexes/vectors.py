@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import IndexCorruptError, InputError, MissingPackageError, VectorError
+from .threads import one_openmp_thread
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -242,7 +243,8 @@ class VectorIndex:
                 bits = np.packbits(allowed, bitorder="little")
                 selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
             index, parameters = _plan(self._index, k, selector, share, exact, self.probed)
-            scores, positions = index.search(queries, k, params=parameters)
+            with one_openmp_thread(faiss, wanted=len(queries) == 1):
+                scores, positions = index.search(queries, k, params=parameters)
             if positions.max(initial=-1) >= self.n:
                 raise IndexCorruptError(f"the vectors' structure names row {positions.max():,} of {self.n:,}")
             if index.metric_type == faiss.METRIC_L2:

@@ -12,7 +12,7 @@ evaluating all take it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
@@ -27,6 +27,7 @@ from indexes.bundle import Bundle
 from indexes.checks import Check
 from indexes.document import Document, check_unicode
 from indexes.errors import InputError
+from indexes.threads import one_blas_thread
 from indexes.writer import BundleWriter, Kept
 
 from . import changes
@@ -333,10 +334,7 @@ class Engine:
         if not isinstance(query_or_queries, np.ndarray):
             raw = self.encode(query_or_queries, "query")
             return self.search_encoded(raw, k, filter=filter, exact=exact, geodesic=geodesic)
-        if geodesic is not None:
-            return self._geodesic.search(query_or_queries, k, geodesic, filter=filter, exact=exact)
-        found = self._bundle.search(query_or_queries, k, filter=filter, exact=exact, unit=self._unit)
-        return [hits_of(of_query) for of_query in found]
+        return self._found(lambda: query_or_queries, query_or_queries.shape[:1] == (1,), k, filter, exact, geodesic)
 
     def search_encoded(
         self,
@@ -348,13 +346,17 @@ class Engine:
         geodesic: float | None = None,
     ) -> list[list[Hit]]:
         """`search` for queries that `encode` made vectors of, (q, model_dim): whitened and found in one state."""
-        if geodesic is not None:
-            return self._bundle.read(
-                lambda: self._geodesic.search(whiten(raw, self.whitening), k, geodesic, filter=filter, exact=exact)
-            )
-        found = self._bundle.read(
-            lambda: self._bundle.search(whiten(raw, self.whitening), k, filter=filter, exact=exact, unit=self._unit)
-        )
+        return self._found(lambda: self._unit(raw), len(raw) == 1, k, filter, exact, geodesic)
+
+    def _found(
+        self, rows: Callable[[], Float32], alone: bool, k: int, filter: Any, exact: bool, geodesic: float | None
+    ) -> list[list[Hit]]:
+        """What is nearest to each unit row; they are made in the state that is searched. Whether there is but one."""
+        search = self._bundle.search
+        with one_blas_thread(wanted=alone):
+            if geodesic is not None:
+                return self._bundle.read(lambda: self._geodesic.search(rows(), k, geodesic, filter=filter, exact=exact))
+            found = self._bundle.read(lambda: search(rows(), k, filter=filter, exact=exact, unit=self._unit))
         return [hits_of(of_query) for of_query in found]
 
     def _unit(self, raw: NDArray[np.floating[Any]]) -> Float32:
