@@ -554,7 +554,7 @@ class Engine:
         InputError, FingerprintError
             See `embed`.
         """
-        if isinstance(texts, str | bytes):
+        if isinstance(texts, str | bytes) or not hasattr(texts, "__getitem__"):
             raise InputError(f"texts are {texts!r:.40}; expected a sequence of texts")
         for i, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():

@@ -373,6 +373,7 @@ def test_what_is_no_score_is_refused(scores: Any, says: str) -> None:
     [
         ({"method": "best"}, "plain, anchors, adaptive"),
         ({"budget": 0}, "budget=0"),
+        ({"scorer": None}, "scorer=None; expected scorer"),
         ({"budget": 2.5}, "budget=2.5"),
         ({"rounds": True}, "rounds=True"),
         ({"ridge": -1.0}, "ridge=-1.0"),

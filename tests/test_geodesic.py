@@ -533,6 +533,7 @@ def test_a_topic_is_ranked_by_ways(linked: Engine) -> None:
         (lambda engine: engine.search("red", geodesic=0.5, rerank=lambda query, some: some), "leave one of them out"),
         (lambda engine: engine.rank_by_topic([]), "a topic of no texts"),
         (lambda engine: engine.rank_by_topic("red"), "expected a sequence of texts"),
+        (lambda engine: engine.rank_by_topic(None), "expected a sequence of texts"),
         (lambda engine: engine.rank_by_topic(["red"], k=0), "k=0; expected the number of hits"),
         (lambda engine: engine.build_graph(0), "neighbors=0; expected a whole number from 1 to 1,000"),
         (lambda engine: engine.build_graph(True), "neighbors=True; expected a whole number"),

@@ -20,6 +20,18 @@ TIES, MANY = 0.01, 3
 """So many different texts, and this share of a query's scores, at a probability of 1 are flat."""
 
 
+def check_scorer(scorer: Any) -> None:
+    """Refuse what cannot be asked for scores.
+
+    Raises
+    ------
+    InputError
+        If it is neither callable nor has a method ``scores``.
+    """
+    if not callable(scorer) and not hasattr(scorer, "scores"):
+        raise InputError(f"scorer={scorer!r:.60}; expected scorer(query, texts) -> scores")
+
+
 def score_pairs(scorer: Scorer, queries: Sequence[Any], texts: Sequence[Sequence[Any]]) -> list[NDArray[np.float64]]:
     """The scores of some texts for each query; one call for all, if the scorer takes pairs.
 
