@@ -1,10 +1,10 @@
-# make demo | test | lint | bench | torture     each does its own set-up in a virtual environment
+# make demo | test | lint | bench | torture | peers     each does its own set-up in a virtual environment
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench torture clean
+.PHONY: demo test lint bench torture peers clean
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,11 @@ bench: $(STAMP)
 
 torture: $(STAMP)
 	$(BIN)/python benchmarks/torture.py
+	$(BIN)/python benchmarks/tables.py
+
+peers: $(STAMP)
+	PYTHONPATH=benchmarks $(BIN)/python -m peers measure
+	PYTHONPATH=benchmarks $(BIN)/python -m peers plot
 	$(BIN)/python benchmarks/tables.py
 
 clean:

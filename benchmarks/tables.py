@@ -514,6 +514,86 @@ def searching() -> str:
     return markdown(rows)
 
 
+# ---- other systems
+
+PEER_FIGURES = {
+    "build s": "build, s", "peak MiB": "build, peak MiB", "disk MiB": "disk, MiB", "cold s": "cold query, s",
+    "p50 ms": "warm p50, ms", "p95 ms": "p95, ms", "recall@10": "recall@10", "nDCG@10": "nDCG@10",
+}  # fmt: skip
+"""Of benchmarks/peers; the two last are better when they are more."""
+
+THIS, OTHERS = "this project", ("this project, not whitened", "Chroma, its default function")
+
+WHY_NOT_FIRST = {
+    "recall@10": "the default keeps half of the columns, whitened: another order than the raw cosine's, which people's "
+    "judgements do not prefer (nDCG@10); not whitened it finds them",
+    "nDCG@10": "half of the columns, 8 bits each",
+    "disk MiB": "besides what is searched, raw vectors (16 bits) for exact scores and another whitening, and checksums",
+    "peak MiB": "the compiled model's buffers for batches of long texts beside its weights",
+}
+"""What is known of the figures that another is first in."""
+
+
+def peers_result(part: str) -> dict[str, Any]:
+    return dict(result("peers")[part]) if (HERE / "results" / "peers.json").exists() else {}
+
+
+def peer_number(figure: str, value: float) -> str:
+    if figure in ("recall@10", "nDCG@10"):
+        return hundredfold(value)
+    digits = {"build s": 0, "peak MiB": 0, "disk MiB": 1, "cold s": 2, "p50 ms": 1, "p95 ms": 1}[figure]
+    return f"{value:,.{digits}f}"
+
+
+def peer_best(rows: dict[str, dict[str, Any]], figure: str) -> str:
+    """The best of a figure as it is shown; the rows of the main table only."""
+    values = [row[figure] for name, row in rows.items() if name not in OTHERS and figure in row]
+    more = figure in ("recall@10", "nDCG@10")
+    return peer_number(figure, max(values) if more else min(values)) if values else ""
+
+
+def peers(others: bool = False) -> str:
+    """A row for each system on each corpus; the first of each figure in bold (in the table of all systems)."""
+    rows = [["texts", "system", *PEER_FIGURES.values()]]
+    for corpus, found in peers_result("corpora").items():
+        for name, row in found.items():
+            if (name in OTHERS) is not others:
+                continue
+            cells = [peer_number(figure, row[figure]) if figure in row else "" for figure in PEER_FIGURES]
+            best = [peer_best(found, figure) for figure in PEER_FIGURES]
+            marked = [f"**{x}**" if x and x == y and not others else x for x, y in zip(cells, best, strict=True)]
+            rows.append([corpus, name, *marked])
+    return markdown(rows) if len(rows) > 1 else "Not run yet."
+
+
+def peers_why() -> str:
+    """The figures in which another system is first."""
+    rows = [["texts", "figure", "first", "its", "ours", "why"]]
+    for corpus, found in peers_result("corpora").items():
+        for figure, title in PEER_FIGURES.items():
+            best = peer_best(found, figure)
+            ours = peer_number(figure, found[THIS][figure]) if figure in found[THIS] else ""
+            if ours != best:
+                names = [
+                    name
+                    for name, row in found.items()
+                    if name not in OTHERS and figure in row and peer_number(figure, row[figure]) == best
+                ]
+                rows.append([corpus, title, ", ".join(names), best, ours, WHY_NOT_FIRST.get(figure, "not explained")])
+    return markdown(rows) if len(rows) > 1 else "None."
+
+
+def peers_versions() -> str:
+    """What was installed, and how long a first build over a few texts takes."""
+    shown = ("sentence-retrieval", "txtai", "chromadb", "lancedb", "milvus-lite", "pymilvus", "sentence-transformers",
+             "transformers", "torch", "openvino", "onnxruntime", "faiss-cpu", "numpy")  # fmt: skip
+    rows = [["system", "packages", "of them", "first use, s"]]
+    for name, found in peers_result("systems").items():
+        packages = ", ".join(f"{one} {found['packages'][one]}" for one in shown if one in found["packages"])
+        rows.append([name, packages, str(len(found["packages"])), f"{found['first use s']:.0f}"])
+    return markdown(rows) if len(rows) > 1 else "Not run yet."
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "retrieval-default": retrieval_default,
     "retrieval-ndcg": lambda: retrieval_all("nDCG@10"),
@@ -547,6 +627,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "geodesic-rerank": lambda: geodesic_part("rerank"),
     "geodesic-speed": lambda: geodesic_part("speed"),
     "cross-search-speed": cross_search_speed,
+    "peers": peers,
+    "peers-other": lambda: peers(others=True),
+    "peers-why": peers_why,
+    "peers-versions": peers_versions,
     "training-cross": lambda: training_table(("cross-encoder",), ("stsb-en",)),
 }
 

@@ -1,0 +1,82 @@
+"""The comparison with other systems: its measures by hand, and that its tables leave no system out."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def peers(root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    return importlib.import_module
+
+
+def test_whoever_ties_with_the_last_is_near(peers: Any) -> None:
+    documents = np.array([[1, 0], [0.8, 0.6], [0.8, 0.6], [0, 1]], np.float32)
+    near = peers("peers.measures").nearest(documents, np.array([[1, 0], [0, 1]], np.float32), "abcd", 2)
+    assert near == [{"a", "b", "c"}, {"b", "c", "d"}]
+
+
+def test_recall_is_the_share_of_k(peers: Any) -> None:
+    recall = peers("peers.measures").recall
+    assert recall([["a", "c"], ["d", "a"]], [{"a", "b", "c"}, {"b", "c", "d"}], 2) == 0.75
+    assert recall([["a"]], [{"a"}], 10) == 1.0
+
+
+def test_ndcg_by_hand(peers: Any) -> None:
+    found = peers("peers.measures").ndcg([["x", "a"], ["b"]], ["1", "2"], {"1": {"a": 1}, "2": {"b": 1, "c": 0}})
+    assert found == pytest.approx((1 / np.log2(3) + 1) / 2)
+
+
+def test_percentiles_are_over_all_turns(peers: Any) -> None:
+    found = peers("peers.measures").times([list(range(50)), list(range(50, 101))])
+    assert found == {"p50 ms": 50.0, "p95 ms": 95.0, "p50 ms of each turn": [24.5, 75.0]}
+
+
+def test_the_peak_is_the_command_s_own(root: Path, tmp_path: Path) -> None:
+    clock, out = root / "benchmarks" / "peers" / "clock.py", tmp_path / "clock.json"
+    command = [sys.executable, "-c", "print('hello'); raise SystemExit(3)"]
+    done = subprocess.run([sys.executable, "-I", "-S", str(clock), str(out), *command], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "hello\n")
+    found = json.loads(out.read_text())
+    assert 0 < found["s"] < 60
+    assert 1 << 20 < found["peak"] < 100 << 20
+
+
+def made_up(systems: Any) -> dict[str, Any]:
+    """A result in which system number i has i of everything but quality, and the first none of it."""
+    figures = ("build s", "peak MiB", "disk MiB", "cold s", "p50 ms", "p95 ms")
+    rows = {
+        system.name: {**dict.fromkeys(figures, float(i)), "recall@10": i / 10, "nDCG@10": 0.5}
+        for i, system in enumerate(systems, 1)
+    }
+    packages = {system.name: {"packages": {"numpy": "2"}, "first use s": 1.0} for system in systems}
+    return {"corpora": {"few": rows}, "systems": packages}
+
+
+def test_tables_leave_no_system_out_and_say_who_is_first(peers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    systems, worker, tables = peers("peers.systems").SYSTEMS, peers("peers.worker"), peers("tables")
+    assert {system.client for system in systems} == set(worker.CLIENTS)
+    assert {system.name for system in systems if system.other} == set(tables.OTHERS)
+    assert systems[0].name == tables.THIS
+    monkeypatch.setattr(tables, "peers_result", made_up(systems).__getitem__)
+    main, other, versions = tables.peers(), tables.peers(others=True), tables.peers_versions()
+    for system in systems:
+        assert f"| {system.name} |" in (other if system.other else main)
+        assert f"| {system.name} |" in versions
+    ours, last = (
+        next(line for line in main.splitlines() if f"| {name} |" in line) for name in (tables.THIS, systems[5].name)
+    )
+    assert ours.count("**") == 2 * 7  # all but recall
+    assert last.count("**") == 2 * 2  # recall, and nDCG, which all have
+    assert [line.split(" | ")[1:5] for line in tables.peers_why().splitlines()[2:]] == [
+        ["recall@10", systems[5].name, "60.0", "10.0"]
+    ]
