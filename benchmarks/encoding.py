@@ -1,9 +1,8 @@
 """How quick texts become vectors, and a question an answer: compiled models against sentence-transformers as it comes.
 
-    RETRIEVAL_MODELS=folder python benchmarks/encoding.py texts [--model NAME]     texts a second, alternating
-    python benchmarks/encoding.py pairs MODEL                                      pairs a second of a cross-encoder
-    python benchmarks/encoding.py cold                                             a process that answers one question
-    RETRIEVAL_MODELS=folder python benchmarks/encoding.py backends [--model NAME]  every way to run a model
+    RETRIEVAL_MODELS=folder python benchmarks/encoding.py texts [--model NAME]  every way to run a model, alternating
+    python benchmarks/encoding.py pairs MODEL                                   pairs a second of a cross-encoder
+    python benchmarks/encoding.py cold                                          a process that answers one question
 
 Medians of several rounds in one run on the same sentences; only their ratios mean anything on a busy machine. Writes
 benchmarks/results/encoding.json. Data: RETRIEVAL_SHARED, default ../shared.
@@ -33,6 +32,7 @@ from retrieval.compiled.encoder import compiled_encoder
 from retrieval.compiled.scorer import compiled_scorer
 from retrieval.console import note, say
 from retrieval.models import locate
+from retrieval.moments import unit_rows
 
 SENTENCES = SHARED / "data" / "text" / "sentences-en.txt.gz"
 MODELS = ("all-MiniLM-L6-v2", "all-mpnet-base-v2", "multilingual-e5-small-q4deq")
@@ -58,46 +58,6 @@ def medians(ways: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict
 def main() -> None:
     """Measure."""
     say(quiet=False)
-
-
-@main.command()
-@click.option("--model", "models", multiple=True, type=click.Choice(MODELS), default=MODELS)
-@click.option("--texts", default=1000, show_default=True)
-def texts(models: Sequence[str], texts: int) -> None:
-    """Texts a second, cosine to the model's own vectors, and what the precision costs on five STS sets."""
-    from sentence_transformers import SentenceTransformer
-
-    some = lines_of(SENTENCES, texts)
-    english: list[STSSet] = [load_sts(STS / name, split="test")[0] for name in SETS]
-    for name in models:
-        place = name if name == MODELS[0] else model_folder(name)
-        model = SentenceTransformer(str(locate(place).folder), device="cpu")
-        ways: dict[str, Callable[[], Any]] = {"SentenceTransformer.encode": lambda m=model: m.encode(some)}
-        spearman = {}
-        for precision in ("float32", "bfloat16"):
-            encoder = compiled_encoder(locate(place), prompts={"query": "", "document": ""}, precision=precision)
-            if encoder is None or encoder.precision != precision:
-                note(f"{name} in {precision}: not on this machine")
-                continue
-            ways[f"compiled, {precision}"] = lambda e=encoder: e.encode(some).vectors
-            spearman[precision] = 100 * evaluate_sts(
-                lambda given, e=encoder: e.encode(given).vectors, english, resamples=0
-            ).mean  # fmt: skip
-        theirs = ways["SentenceTransformer.encode"]()
-        theirs = theirs / np.linalg.norm(theirs, axis=1, keepdims=True)
-        rows = []
-        found = medians(ways)
-        for way, seconds in found.items():
-            ours = ways[way]()
-            cosines = (ours / np.linalg.norm(ours, axis=1, keepdims=True) * theirs).sum(axis=1)
-            rows.append({
-                "way": way, "texts a second": round(texts / seconds, 1),
-                "times": round(found["SentenceTransformer.encode"] / seconds, 2),
-                "least cosine": round(float(cosines.min()), 6), "mean Spearman": spearman.get(way.split(", ")[-1]),
-            })  # fmt: skip
-            note(f"{name} {rows[-1]}")
-        kept = earlier("encoding").get("texts", {})
-        write_result("encoding", earlier("encoding") | {"texts": kept | {name: rows}})
 
 
 @main.command()
@@ -165,7 +125,7 @@ def cold(documents: int) -> None:
 @click.option("--texts", default=1000, show_default=True)
 @click.option("--rounds", default=ROUNDS, show_default=True)
 @click.option("--set", "sets", multiple=True, type=click.Choice(SETS), default=SETS, help="Of STS; all by default.")
-def backends(name: str, texts: int, rounds: int, sets: Sequence[str]) -> None:
+def texts(name: str, texts: int, rounds: int, sets: Sequence[str]) -> None:
     """Every way to run one model on the same texts, what each loses, and how near it comes to a matrix product."""
     from sentence_transformers import SentenceTransformer
 
@@ -190,8 +150,8 @@ def backends(name: str, texts: int, rounds: int, sets: Sequence[str]) -> None:
         shape = shape_of(model)
         beside = products(shape["width"], list(ours))
         found = medians({way: lambda w=way: ways[w](some) for way in ways} | beside, rounds)
-        theirs = unit(ways[BASELINE](some))
-        cosines = {way: float((unit(run(some)) * theirs).sum(axis=1).min()) for way, run in ways.items()}
+        theirs = unit_rows(ways[BASELINE](some))
+        cosines = {way: float((unit_rows(run(some)) * theirs).sum(axis=1).min()) for way, run in ways.items()}
         spearman = {}
         english: list[STSSet] = [load_sts(STS / one, split="test")[0] for one in sets]
         for way, run in ways.items():
@@ -217,13 +177,8 @@ def backends(name: str, texts: int, rounds: int, sets: Sequence[str]) -> None:
         "where": where(best, some, shape), "versions": installed("openvino", "onnxruntime", "nncf"),
     }  # fmt: skip
     note(str({name: value for name, value in made.items() if name != "rows"}))
-    kept = earlier("encoding").get("backends", {})
-    write_result("encoding", earlier("encoding") | {"backends": kept | {name: made}})
-
-
-def unit(vectors: Any) -> Any:
-    """Rows of length one."""
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    kept = earlier("encoding").get("texts", {})
+    write_result("encoding", earlier("encoding") | {"texts": kept | {name: made}})
 
 
 def installed(*packages: str) -> dict[str, str]:

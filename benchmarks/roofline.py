@@ -7,7 +7,6 @@ be reached.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.compiled.graph import HINTS
+from retrieval.compiled.graph import HINTS, settings
 from retrieval.compiled.model import TOKENS
 
 ROWS = 2048
@@ -112,14 +111,6 @@ def repeats(width: int) -> int:
 def rate(width: int, seconds: float) -> float:
     """GFLOP/s of what `products` gives."""
     return repeats(width) * 2 * ROWS * width * 4 * width / seconds / 1e9
-
-
-def settings(precision: str) -> dict[str, Any]:
-    """As `retrieval.compiled.graph.Graph` has them."""
-    how: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
-    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
-        how["INFERENCE_NUM_THREADS"] = int(threads)
-    return how
 
 
 class Taken:

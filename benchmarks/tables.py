@@ -428,26 +428,19 @@ def cross_search_speed() -> str:
     return markdown([*rows, [scorer.removesuffix(", ms"), f"{found[scorer]:.0f}", "", ""]])
 
 
-def speed_of(kind: str, unit: str, measure: str) -> str:
-    """How quickly a model of a kind runs, by way."""
-    found = result("encoding").get(kind, {})
-    groups = found if isinstance(found, dict) else {"": found}
-    rows = [["model", "how", unit, "times", measure, "mean Spearman"]]
-    for name, group in groups.items():
-        for row in group:
-            spearman = row.get("mean Spearman")
-            shown = "" if spearman is None else f"{spearman:.2f}"
-            rows.append([name, row["way"], f"{row[unit]:.0f}", f"{row['times']:.1f}x", f"{row[measure]:.5f}", shown])
-    if kind == "pairs":
-        rows = [[row[1], *row[2:5]] for row in rows]
+def speed_pairs() -> str:
+    """How quickly a cross-encoder runs, by way."""
+    rows = [["how", "pairs a second", "times", "correlation"]]
+    for row in result("encoding").get("pairs", []):
+        rows.append([row["way"], f"{row['pairs a second']:.0f}", f"{row['times']:.1f}x", f"{row['correlation']:.5f}"])
     return markdown(rows) if len(rows) > 1 else "Not run yet."
 
 
-def speed_backends() -> str:
+def speed_texts() -> str:
     """Every way to run a model, and the matrix products that the last columns are held against."""
     rows = [["model", "how", "texts a second", "times", "least cosine", "mean Spearman", "loss", "GFLOP/s",
              "of the roofline"]]  # fmt: skip
-    for name, found in result("encoding").get("backends", {}).items():
+    for name, found in result("encoding").get("texts", {}).items():
         for row in found["rows"]:
             share = row.get("of the roofline")
             rows.append([
@@ -468,7 +461,7 @@ def speed_where() -> str:
     parts = ("linear layers, %", "attention, %", "others, %", "between layers, %")
     rows = [["model", "in", "padding", *(part.removesuffix(", %") for part in parts), "linear layers, GFLOP/s",
              "of the roofline", "reading, of the whole"]]  # fmt: skip
-    for name, found in result("encoding").get("backends", {}).items():
+    for name, found in result("encoding").get("texts", {}).items():
         where, precision = found["where"], found["where"]["precision"]
         whole = next(found["texts"] / row["texts a second"] for row in found["rows"] if precision in row["way"])
         rate = where["linear layers, GFLOP/s"]
@@ -614,10 +607,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "cross-ndcg": cross_ndcg,
     "cross-errors": cross_errors,
     "cross-anchors": cross_anchors,
-    "speed-texts": lambda: speed_of("texts", "texts a second", "least cosine"),
-    "speed-pairs": lambda: speed_of("pairs", "pairs a second", "correlation"),
+    "speed-texts": speed_texts,
+    "speed-pairs": speed_pairs,
     "speed-cold": speed_cold,
-    "speed-backends": speed_backends,
     "speed-where": speed_where,
     "building": building,
     "searching": searching,

@@ -40,6 +40,14 @@ def native_precision() -> Precision:
     return "bfloat16" if "BF16" in able else "float32"
 
 
+def settings(precision: Precision) -> dict[str, Any]:
+    """What OpenVINO is told: several small inputs at once, on as many threads as OMP_NUM_THREADS says."""
+    how: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
+        how["INFERENCE_NUM_THREADS"] = int(threads)
+    return how
+
+
 class Graph:
     """A graph of int64 inputs of shape (n, t) and one float output.
 
@@ -68,10 +76,7 @@ class Graph:
         if precision not in get_args(Precision):
             raise InputError(f"precision={precision!r}; expected one of {', '.join(get_args(Precision))}")
         core = _core()
-        how: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
-        if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
-            how["INFERENCE_NUM_THREADS"] = int(threads)
-        self._model = core.compile_model(core.read_model(path), "CPU", how)
+        self._model = core.compile_model(core.read_model(path), "CPU", settings(precision))
         self.inputs = tuple(each.get_any_name() for each in self._model.inputs)
         self.streams: int = self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
 
