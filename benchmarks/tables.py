@@ -515,14 +515,12 @@ PEER_FIGURES = {
 }  # fmt: skip
 """Of benchmarks/peers; the two last are better when they are more."""
 
-THIS, OTHERS = "this project", ("this project, not whitened", "Chroma, its default function")
+THIS, OTHERS = "this project", ("this project, not whitened", "this project, without fast")
 
 WHY_NOT_FIRST = {
-    "recall@10": "the default keeps half of the columns, whitened: another order than the raw cosine's, which people's "
-    "judgements do not prefer (nDCG@10); not whitened it finds them",
-    "nDCG@10": "half of the columns, 8 bits each",
+    "recall@10": "half of the columns, whitened: another order than the raw cosine's",
+    "nDCG@10": "half of the columns",
     "disk MiB": "besides what is searched, raw vectors (16 bits) for exact scores and another whitening, and checksums",
-    "peak MiB": "the compiled model's buffers for batches of long texts beside its weights",
 }
 """What is known of the figures that another is first in."""
 
@@ -562,10 +560,12 @@ def peers(others: bool = False) -> str:
 def peers_why() -> str:
     """The figures in which another system is first."""
     rows = [["texts", "figure", "first", "its", "ours", "why"]]
-    for corpus, found in peers_result("corpora").items():
+    corpora = peers_result("corpora")
+    for corpus, found in corpora.items():
         for figure, title in PEER_FIGURES.items():
-            best = peer_best(found, figure)
-            ours = peer_number(figure, found[THIS][figure]) if figure in found[THIS] else ""
+            if figure not in found.get(THIS, {}):
+                continue
+            best, ours = peer_best(found, figure), peer_number(figure, found[THIS][figure])
             if ours != best:
                 names = [
                     name
@@ -573,7 +573,7 @@ def peers_why() -> str:
                     if name not in OTHERS and figure in row and peer_number(figure, row[figure]) == best
                 ]
                 rows.append([corpus, title, ", ".join(names), best, ours, WHY_NOT_FIRST.get(figure, "not explained")])
-    return markdown(rows) if len(rows) > 1 else "None."
+    return markdown(rows) if len(rows) > 1 else "None." if corpora else "Not run yet."
 
 
 def peers_versions() -> str:
@@ -583,7 +583,8 @@ def peers_versions() -> str:
     rows = [["system", "packages", "of them", "first use, s"]]
     for name, found in peers_result("systems").items():
         packages = ", ".join(f"{one} {found['packages'][one]}" for one in shown if one in found["packages"])
-        rows.append([name, packages, str(len(found["packages"])), f"{found['first use s']:.0f}"])
+        first = f"{found['first use s']:.0f}" if "first use s" in found else ""
+        rows.append([name, packages, str(len(found["packages"])), first])
     return markdown(rows) if len(rows) > 1 else "Not run yet."
 
 

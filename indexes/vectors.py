@@ -16,7 +16,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import IndexCorruptError, InputError, MissingPackageError, VectorError
-from .threads import one_openmp_thread
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -242,8 +242,8 @@ class VectorIndex:
             if allowed is not None:
                 bits = np.packbits(allowed, bitorder="little")
                 selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
-            index, parameters = _plan(self._index, k, selector, share, exact, self.probed)
-            with one_openmp_thread(faiss, wanted=len(queries) == 1):
+            with _threads_for(len(queries)):
+                index, parameters = _plan(self._index, k, selector, share, exact, self.probed)
                 scores, positions = index.search(queries, k, params=parameters)
             if positions.max(initial=-1) >= self.n:
                 raise IndexCorruptError(f"the vectors' structure names row {positions.max():,} of {self.n:,}")
@@ -343,6 +343,18 @@ def linear_transform(kernel: Float32, bias: Float32) -> Any:
     transform.set_is_orthonormal()
     transform.is_trained = True
     return transform
+
+
+@contextmanager
+def _threads_for(queries: int) -> Iterator[None]:
+    """FAISS searches a query by one thread; others that were woken for it would spin. The number is the caller's."""
+    faiss = _faiss()
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(min(queries, threads))
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
 
 
 def _takes_selector(index: Any) -> bool:

@@ -276,7 +276,6 @@ def _score_documents(commits: _Commits, scorer: Scorer, documents: int | None, p
 
 def _still_to_do(commits: _Commits, rows: Int64) -> tuple[Int64, list[str]]:
     """Those of some rows that were not deleted meanwhile, nor scored by another process, and their texts."""
-
     bundle = commits.bundle
 
     def found() -> tuple[Int64, list[str]]:

@@ -27,7 +27,6 @@ from indexes.bundle import Bundle
 from indexes.checks import Check
 from indexes.document import Document, check_unicode
 from indexes.errors import InputError
-from indexes.threads import one_blas_thread
 from indexes.writer import BundleWriter, Kept
 
 from . import changes
@@ -291,7 +290,7 @@ class Engine:
             Most calls of it for one query; what it was not asked about does not come back.
         budget_ms : float, optional
             Milliseconds of them that are aimed at, by the pace of the first 8, within `budget`; scores that are
-            remembered are made again.
+            remembered are made again. Not with "anchors", which divides a number of calls.
         method : {"plain", "anchors", "adaptive", "graph"}, default="plain"
             What the calls are spent on: the first hits, or what is found by them to be promising
             (`retrieval.cross.CrossEncoderSearch`); "graph" needs a neighbour graph (`build_graph`).
@@ -334,7 +333,7 @@ class Engine:
         if not isinstance(query_or_queries, np.ndarray):
             raw = self.encode(query_or_queries, "query")
             return self.search_encoded(raw, k, filter=filter, exact=exact, geodesic=geodesic)
-        return self._found(lambda: query_or_queries, query_or_queries.shape[:1] == (1,), k, filter, exact, geodesic)
+        return self._found(lambda: query_or_queries, k, filter, exact, geodesic)
 
     def search_encoded(
         self,
@@ -346,17 +345,15 @@ class Engine:
         geodesic: float | None = None,
     ) -> list[list[Hit]]:
         """`search` for queries that `encode` made vectors of, (q, model_dim): whitened and found in one state."""
-        return self._found(lambda: self._unit(raw), len(raw) == 1, k, filter, exact, geodesic)
+        return self._found(lambda: self._unit(raw), k, filter, exact, geodesic)
 
     def _found(
-        self, rows: Callable[[], Float32], alone: bool, k: int, filter: Any, exact: bool, geodesic: float | None
+        self, rows: Callable[[], Float32], k: int, filter: Any, exact: bool, geodesic: float | None
     ) -> list[list[Hit]]:
-        """What is nearest to each unit row; they are made in the state that is searched. Whether there is but one."""
-        search = self._bundle.search
-        with one_blas_thread(wanted=alone):
-            if geodesic is not None:
-                return self._bundle.read(lambda: self._geodesic.search(rows(), k, geodesic, filter=filter, exact=exact))
-            found = self._bundle.read(lambda: search(rows(), k, filter=filter, exact=exact, unit=self._unit))
+        """What is nearest to each unit row; they are made in the state that is searched."""
+        if geodesic is not None:
+            return self._bundle.read(lambda: self._geodesic.search(rows(), k, geodesic, filter=filter, exact=exact))
+        found = self._bundle.read(lambda: self._bundle.search(rows(), k, filter=filter, exact=exact, unit=self._unit))
         return [hits_of(of_query) for of_query in found]
 
     def _unit(self, raw: NDArray[np.floating[Any]]) -> Float32:
@@ -554,7 +551,7 @@ class Engine:
         InputError, FingerprintError
             See `embed`.
         """
-        if isinstance(texts, str | bytes) or not hasattr(texts, "__getitem__"):
+        if isinstance(texts, str | bytes | Mapping) or not hasattr(texts, "__getitem__"):
             raise InputError(f"texts are {texts!r:.40}; expected a sequence of texts")
         for i, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():

@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike
 from indexes.errors import IndexCorruptError, InputError, VectorError
 from indexes.vectors import linear_transform
 
-from .moments import Float32, Float64, Moments, check_vectors, unit_rows
+from .moments import Float32, Float64, Moments, check_vectors, product, unit_rows
 
 NOISE = 8 * float(np.finfo(np.float32).eps)
 _UNREADABLE = (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError)  # of a file of others
@@ -168,6 +168,7 @@ class Whitening:
                 "expected gamma=0, a larger epsilon or other vectors"
             )
         self._kernel, self._bias = parts
+        self._sizes = [float(np.linalg.norm(part)) for part in parts]
 
     @property
     def kernel(self) -> Float32:
@@ -202,10 +203,10 @@ class Whitening:
         """
         self._check_fitted()
         rows = check_vectors(vectors, len(self.mean_)).astype(np.float32, copy=False)
-        projected = rows @ self._kernel + self._bias
+        projected = product(rows, self._kernel) + self._bias
         # subtle: the mean itself, or a vector outside the kept columns, leaves rounding, which is no direction
         lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-        sizes = lengths * np.linalg.norm(self._kernel) + np.linalg.norm(self._bias)
+        sizes = lengths * self._sizes[0] + self._sizes[1]
         lost = np.linalg.norm(projected, axis=1) < NOISE * sizes
         if lost.any():
             raise VectorError(

@@ -21,14 +21,17 @@ def peers(root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_whoever_ties_with_the_last_is_near(peers: Any) -> None:
     documents = np.array([[1, 0], [0.8, 0.6], [0.8, 0.6], [0, 1]], np.float32)
-    near = peers("peers.measures").nearest(documents, np.array([[1, 0], [0, 1]], np.float32), "abcd", 2)
-    assert near == [{"a", "b", "c"}, {"b", "c", "d"}]
+    measures = peers("peers.measures")
+    near = measures.nearest(documents, np.array([[1, 0], [0, 1]], np.float32), "abcd", 2)
+    assert near == [measures.Nearest({"a"}, {"b", "c"}), measures.Nearest({"d"}, {"b", "c"})]
 
 
 def test_recall_is_the_share_of_k(peers: Any) -> None:
-    recall = peers("peers.measures").recall
-    assert recall([["a", "c"], ["d", "a"]], [{"a", "b", "c"}, {"b", "c", "d"}], 2) == 0.75
-    assert recall([["a"]], [{"a"}], 10) == 1.0
+    recall, Nearest = peers("peers.measures").recall, peers("peers.measures").Nearest
+    near = Nearest({"a"}, {"b", "c"})
+    assert recall([["a", "c"], ["d", "a"]], [near, Nearest({"d"}, {"b", "c"})], 2) == 0.75
+    assert recall([["b", "c"]], [near], 2) == 0.5  # one of those that tie is enough; the nearest is missed
+    assert recall([["a"]], [Nearest(set(), {"a"})], 10) == 1.0
 
 
 def test_ndcg_by_hand(peers: Any) -> None:
@@ -58,7 +61,8 @@ def made_up(systems: Any) -> dict[str, Any]:
         system.name: {**dict.fromkeys(figures, float(i)), "recall@10": i / 10, "nDCG@10": 0.5}
         for i, system in enumerate(systems, 1)
     }
-    packages = {system.name: {"packages": {"numpy": "2"}, "first use s": 1.0} for system in systems}
+    packages = {system.name: {"packages": {"numpy": "2"}} for system in systems}
+    packages[systems[0].name]["first use s"] = 1.0
     return {"corpora": {"few": rows}, "systems": packages}
 
 
@@ -73,10 +77,16 @@ def test_tables_leave_no_system_out_and_say_who_is_first(peers: Any, monkeypatch
         assert f"| {system.name} |" in (other if system.other else main)
         assert f"| {system.name} |" in versions
     ours, last = (
-        next(line for line in main.splitlines() if f"| {name} |" in line) for name in (tables.THIS, systems[5].name)
+        next(line for line in main.splitlines() if f"| {name} |" in line) for name in (tables.THIS, systems[6].name)
     )
     assert ours.count("**") == 2 * 7  # all but recall
     assert last.count("**") == 2 * 2  # recall, and nDCG, which all have
     assert [line.split(" | ")[1:5] for line in tables.peers_why().splitlines()[2:]] == [
-        ["recall@10", systems[5].name, "60.0", "10.0"]
+        ["recall@10", systems[6].name, "70.0", "10.0"]
     ]
+    monkeypatch.setattr(
+        tables, "peers_result", {"corpora": {"few": {"txtai": {"build s": 1.0}}}, "systems": {}}.__getitem__
+    )
+    assert tables.peers_why() == "None." and "txtai" in tables.peers()
+    monkeypatch.setattr(tables, "peers_result", {"corpora": {}, "systems": {}}.__getitem__)
+    assert tables.peers_why() == tables.peers() == tables.peers_versions() == "Not run yet."

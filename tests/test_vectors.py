@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from indexes import vectors
 from indexes.choice import FEW, FLAT_COMPONENTS, Choice, choose
 from indexes.errors import IndexCorruptError, InputError, MissingPackageError, VectorError
 from indexes.vectors import EXACT_SHARE, VectorIndex, check_factory
@@ -626,3 +627,29 @@ def test_laws_of_a_choice(n: int, dim: int) -> None:
 def test_choices_are_monotone(n: int, other: int, dim: int) -> None:
     n, other = min(n, other), max(n, other)
     assert rank(choose(n, dim).factory) <= rank(choose(other, dim).factory), "more rows, less exact"
+
+
+@pytest.mark.parametrize("queries, threads", [(1, 1), (2, 2), (3, 3), (9, 3)])
+def test_no_more_threads_than_queries_are_woken_and_all_are_there_again(
+    monkeypatch: pytest.MonkeyPatch, queries: int, threads: int
+) -> None:
+    rows = clustered(50)
+    index, before, seen, plan = build("SQ8", rows), faiss.omp_get_max_threads(), [], vectors._plan
+
+    def watched(*given: Any) -> Any:
+        seen.append(faiss.omp_get_max_threads())
+        if fails:
+            raise KeyboardInterrupt
+        return plan(*given)
+
+    monkeypatch.setattr(vectors, "_plan", watched)
+    faiss.omp_set_num_threads(3)
+    try:
+        fails = False
+        index.search(rows[:queries], 2)
+        fails = True
+        with pytest.raises(KeyboardInterrupt):
+            index.search(rows[:queries], 2)
+        assert seen == [threads, threads] and faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)

@@ -20,7 +20,8 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from indexes.errors import IndexCorruptError, InputError, VectorError
-from retrieval.moments import ALL_OF, BLOCK, Moments, check_vectors, neighbour_scatter, unit_rows
+from retrieval.moments import ALL_OF, BLOCK, FEW, Moments, check_vectors, neighbour_scatter, unit_rows
+from retrieval.moments import product as few_by_many
 from retrieval.whitening import Whitening
 
 Array = NDArray[Any]
@@ -685,3 +686,24 @@ def test_a_changed_byte_is_refused_or_read_but_nothing_else(
     except IndexCorruptError:
         return
     assert np.isfinite(loaded.kernel).all() and np.isfinite(loaded.bias).all()
+
+
+# ---- few rows
+
+
+@pytest.mark.parametrize("n", [0, 1, FEW, FEW + 1])
+def test_a_product_is_that_of_numpy(n: int) -> None:
+    rng = np.random.default_rng(n)
+    rows, matrix = rng.normal(size=(n, 96)).astype(np.float32), rng.normal(size=(96, 40)).astype(np.float32)
+    found = few_by_many(rows, matrix)
+    assert found.dtype == np.float32 and found.shape == (n, 40)
+    np.testing.assert_allclose(found, rows.astype(np.float64) @ matrix.astype(np.float64), atol=1e-4)
+
+
+def test_a_row_of_few_is_the_same_whatever_is_beside_it() -> None:
+    """So equal rows tie; BLAS, by whose threads few rows are not multiplied, takes other paths for other shapes."""
+    rows = np.random.default_rng(0).normal(size=(FEW, 384)).astype(np.float32)
+    whitening = Whitening(192).fit(np.random.default_rng(1).normal(size=(1000, 384)))
+    together = whitening.transform(rows)
+    for at in range(FEW):
+        assert np.array_equal(whitening.transform(rows[at : at + 1])[0], together[at])

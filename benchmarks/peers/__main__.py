@@ -4,7 +4,7 @@
     PYTHONPATH=benchmarks python -m peers plot       docs/images/peers.png, of what was measured
 
 Environments, texts and indexes lie in RETRIEVAL_CACHE (by default benchmarks/cache); data: RETRIEVAL_SHARED, default
-../shared. Times of one run are alternating, so that they can be compared; times of several runs can not.
+../shared. Cold and warm queries of one run alternate; a build is measured once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def measure(sizes: tuple[int, ...], clients: tuple[str, ...], again: bool) -> No
         note(f"{system.name}: its environment")
         packages = environment(system)
         known = earlier("peers").get("systems", {}).get(system.name, {})
-        keep("systems", {system.name: known | {"packages": packages} | steps.first_use(system)})
+        first = {} if "first use s" in known or system.home or system.other else steps.first_use(system)
+        keep("systems", {system.name: known | {"packages": packages} | first})
     for size in sizes or (*SIZES, 0):
         fitting = [system for system in chosen if system.most is None or size <= system.most]
         measure_on(corpora.of_sentences(size) if size else corpora.scifact(), fitting, again)
@@ -54,13 +55,11 @@ def measure_on(corpus: corpora.Corpus, systems: list[System], again: bool) -> No
     for system in systems:
         if missing(system, "build s") or not steps.files_of(steps.index_of(system, corpus)):
             record(corpus, system, steps.build(system, corpus))
-    for system in systems:
-        if missing(system, "cold s"):
-            record(corpus, system, steps.cold(system, corpus))
-    waiting = [system for system in systems if missing(system, "p50 ms")]
-    found = steps.warm(waiting, corpus) if waiting else {}
-    for system in waiting:
-        record(corpus, system, found[system.name])
+    for figure, step in (("cold s", steps.cold), ("p50 ms", steps.warm)):
+        waiting = [system for system in systems if missing(system, figure)]
+        found = step(waiting, corpus) if waiting else {}
+        for system in waiting:
+            record(corpus, system, found[system.name])
 
 
 def measured(corpus: corpora.Corpus, system: System) -> dict[str, Any]:

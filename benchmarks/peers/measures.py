@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ir_measures
@@ -13,18 +14,32 @@ TIE = 1e-6
 Answers = Sequence[Sequence[str]]
 
 
-def nearest(documents: NDArray[np.float32], queries: NDArray[np.float32], ids: Sequence[str], k: int) -> list[set[str]]:
-    """Of each query (unit rows) the ids that may be among the k nearest: those that score as the k-th does, or more."""
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """The ids that are among the k nearest, and those that tie with the k-th: any of them fill what is left."""
+
+    surely: set[str]
+    tied: set[str]
+
+
+def nearest(documents: NDArray[np.float32], queries: NDArray[np.float32], ids: Sequence[str], k: int) -> list[Nearest]:
+    """The k nearest of each query; unit rows."""
     found = []
+    k = min(k, len(documents))
     for scores in queries @ documents.T:
-        least = np.partition(scores, -min(k, len(scores)))[-min(k, len(scores))]
-        found.append({ids[row] for row in np.flatnonzero(scores >= least - TIE)})
+        least = np.partition(scores, -k)[-k]
+        surely, tied = scores > least + TIE, np.abs(scores - least) <= TIE
+        found.append(Nearest(*({ids[row] for row in np.flatnonzero(of)} for of in (surely, tied))))
     return found
 
 
-def recall(answers: Answers, near: Sequence[set[str]], k: int) -> float:
-    """The share of k that is in the first k of an answer, mean over queries."""
-    shares = [len(set(answer[:k]) & best) / min(k, len(best)) for answer, best in zip(answers, near, strict=True)]
+def recall(answers: Answers, near: Sequence[Nearest], k: int) -> float:
+    """The share of the k nearest that is in the first k of an answer, mean over queries."""
+    shares = []
+    for answer, best in zip(answers, near, strict=True):
+        given, wanted = set(answer[:k]), min(k, len(best.surely | best.tied))
+        of_tied = min(len(given & best.tied), wanted - len(best.surely))
+        shares.append((len(given & best.surely) + of_tied) / wanted)
     return float(np.mean(shares))
 
 

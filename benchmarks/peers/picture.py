@@ -27,7 +27,7 @@ def label(value: float) -> str:
 def draw(corpora: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Of the most sentences that were measured, and how good the answers are on scifact."""
     sentences = [name for name in corpora if name.endswith("sentences")]
-    largest = max(sentences, key=lambda name: int(name.split()[0].replace(",", "")))
+    largest = max(sentences or corpora, key=lambda name: int(name.split()[0].replace(",", "")) if sentences else 0)
     names = [system.name for system in SYSTEMS if not system.other]
     figure, axes = plt.subplots(2, 3, figsize=(11, 4.8), sharey=True)
     for axis, (figure_name, title) in zip(axes.flat, PANELS.items(), strict=True):

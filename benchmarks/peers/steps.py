@@ -43,9 +43,8 @@ def timed(command: Sequence[str], folder: Path) -> tuple[float, float, str]:
 
 
 def first_use(system: System) -> dict[str, Any]:
-    """Build over a few texts, once: what is only done at first (compiling or fetching a model) is in no other time."""
-    few = of_sentences(FEW)
-    return {} if files_of(index_of(system, few)) else {"first use s": build(system, few)["build s"]}
+    """Build over a few texts: what is only done at first (compiling or fetching a model) is in no other time."""
+    return {"first use s": build(system, of_sentences(FEW))["build s"]}
 
 
 def build(system: System, corpus: Corpus) -> dict[str, Any]:
@@ -56,24 +55,29 @@ def build(system: System, corpus: Corpus) -> dict[str, Any]:
     return {"build s": round(seconds, 2), "peak MiB": round(peak, 1)}
 
 
-def cold(system: System, corpus: Corpus) -> dict[str, Any]:
-    """Whole processes that open the index and answer one query each; and what then lies on the disk."""
-    seconds = []
+def cold(systems: Sequence[System], corpus: Corpus) -> dict[str, dict[str, Any]]:
+    """Whole processes that open the index and answer one query each, in turn; and what then lies on the disk."""
+    seconds: dict[str, list[float]] = {system.name: [] for system in systems}
     for query in list(corpus.queries.values())[:COLD]:
-        took, _, printed = timed(system.query(index_of(system, corpus), query), corpus.folder)
-        if not json.loads(printed):
-            raise click.ClickException(f"{system.name} found nothing for {query!r}")
-        seconds.append(round(took, 3))
-    size = sum(path.stat().st_size for path in files_of(index_of(system, corpus)))
-    cold = {"cold s": round(statistics.median(seconds), 3), "each cold query, s": seconds}
-    return cold | {"disk MiB": round(size / 2**20, 2)}
+        for system in systems:
+            took, _, printed = timed(system.query(index_of(system, corpus), query), corpus.folder)
+            if not system.found(printed):
+                raise click.ClickException(f"{system.name} found nothing for {query!r}")
+            seconds[system.name].append(round(took, 3))
+    rows = {}
+    for system in systems:
+        each = seconds[system.name]
+        size = sum(path.stat().st_size for path in files_of(index_of(system, corpus)))
+        cold = {"cold s": round(statistics.median(each), 3), "each cold query, s": each}
+        rows[system.name] = cold | {"disk MiB": round(size / 2**20, 2)}
+    return rows
 
 
 class Server:
     """A process that keeps an index open and answers lines of queries."""
 
     def __init__(self, system: System, corpus: Corpus) -> None:
-        self._log = (corpus.folder / f"{system.client}.log").open("w")
+        self._log = index_of(system, corpus).with_suffix(".log").open("w")
         self._process = subprocess.Popen(
             system.serve(index_of(system, corpus)),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=surroundings(),
@@ -100,6 +104,7 @@ class Server:
 
 def warm(systems: Sequence[System], corpus: Corpus) -> dict[str, dict[str, Any]]:
     """All queries one by one, in a few turns in which each system has its part; and how good the answers are."""
+    near = exact(corpus)
     queries = list(corpus.queries.values())
     parts = [queries[turn * len(queries) // TURNS : (turn + 1) * len(queries) // TURNS] for turn in range(TURNS)]
     servers = {system.name: Server(system, corpus) for system in systems}
@@ -112,7 +117,6 @@ def warm(systems: Sequence[System], corpus: Corpus) -> dict[str, dict[str, Any]]
             turns[name].append(found["ms"])
     for server in servers.values():
         server.close()
-    near = exact(corpus)
     rows = {}
     for name in servers:
         row = measures.times(turns[name]) | {"recall@10": round(measures.recall(answers[name], near, K), 4)}
@@ -122,8 +126,8 @@ def warm(systems: Sequence[System], corpus: Corpus) -> dict[str, dict[str, Any]]
     return rows
 
 
-def exact(corpus: Corpus) -> list[set[str]]:
-    """The ids of the nearest by numpy, over the float32 vectors that the index made by hand holds."""
+def exact(corpus: Corpus) -> list[measures.Nearest]:
+    """The nearest by numpy, over the float32 vectors that the index made by hand holds."""
     index = index_of(BY_HAND, corpus)
     if not index.exists():
         raise click.ClickException(f"what is exact is read from what is made by hand: first --system {BY_HAND.client}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -32,7 +33,7 @@ def surroundings() -> dict[str, str]:
     home.mkdir(parents=True, exist_ok=True)
     return kept | {
         "OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1", "ANONYMIZED_TELEMETRY": "False", "HOME": str(home),
-        "RETRIEVAL_CACHE": str(CACHE.parent),
+        "RETRIEVAL_CACHE": str(home / "retrieval"),
     }  # fmt: skip
 
 
@@ -48,6 +49,8 @@ class System:
         In `worker.CLIENTS`.
     requirements : tuple of str
         What pip is told; systems that share them share an environment.
+    home : str, optional
+        Of the environment, where it is not named as the client.
     other : bool
         Shown in the second table.
     most : int, optional
@@ -57,12 +60,13 @@ class System:
     name: str
     client: str
     requirements: tuple[str, ...]
+    home: str = ""
     other: bool = False
     most: int | None = None
 
     @property
     def folder(self) -> Path:
-        return CACHE / "environments" / self.client.removesuffix("-as-it-comes")
+        return CACHE / "environments" / (self.home or self.client)
 
     @property
     def python(self) -> str:
@@ -83,6 +87,10 @@ class System:
         """The command that opens an index and answers as `worker.serve` does."""
         return self._worker("serve", str(index))
 
+    def found(self, printed: str) -> list[Any]:
+        """The hits in what `query` printed."""
+        return list(json.loads(printed))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ours(System):
@@ -97,8 +105,12 @@ class Ours(System):
     def query(self, index: Path, query: str) -> list[str]:
         return [str(self.folder / "bin" / "retrieval"), "query", str(index), query, "-k", "10", "--format", "json"]
 
+    def found(self, printed: str) -> list[Any]:
+        return list(json.loads(printed)[0]["hits"])
 
-OURS = ("-c", str(ROOT / "constraints.txt"), "-e", f"{ROOT}[cpu,fast]")
+
+PINNED = ("-c", str(ROOT / "constraints.txt"), "-e")
+OURS = (*PINNED, f"{ROOT}[cpu,fast]")
 CHROMA = ("chromadb==1.5.9", "onnxscript==0.7.2", *TRANSFORMERS)
 SYSTEMS: tuple[System, ...] = (
     Ours(name="this project", client="ours", requirements=OURS),
@@ -107,6 +119,10 @@ SYSTEMS: tuple[System, ...] = (
     ),
     System(name="txtai", client="txtai", requirements=("txtai==9.14.0", TORCH)),
     System(name="Chroma", client="chroma", requirements=CHROMA),
+    System(
+        name="Chroma, its default function", client="chroma-as-it-comes", home="chroma", requirements=CHROMA,
+        most=20_000,
+    ),
     System(name="LanceDB", client="lancedb", requirements=("lancedb==0.40.0", *TRANSFORMERS)),
     System(
         name="milvus-lite", client="milvus-lite",
@@ -115,8 +131,9 @@ SYSTEMS: tuple[System, ...] = (
     Ours(
         name="this project, not whitened", client="ours", requirements=OURS, other=True, options=("--no-whitening",)
     ),
-    System(
-        name="Chroma, its default function", client="chroma-as-it-comes", requirements=CHROMA, other=True, most=20_000
+    Ours(
+        name="this project, without fast", client="ours", home="ours-in-torch",
+        requirements=(*PINNED, f"{ROOT}[cpu]"), other=True,
     ),
 )  # fmt: skip
 BY_HAND = SYSTEMS[1]
@@ -127,10 +144,16 @@ def model() -> str:
     return str(locate(MODEL).folder)
 
 
+def asked_for(system: System) -> list[str]:
+    """The requirements, and a mark of what they point at in this checkout."""
+    pointed = [ROOT / "constraints.txt", ROOT / "setup.cfg"] if "-e" in system.requirements else []
+    return [*system.requirements, *(hashlib.sha256(path.read_bytes()).hexdigest() for path in pointed)]
+
+
 def environment(system: System) -> dict[str, Any]:
     """Make a system's virtual environment, if it is not there as asked for; the packages in it."""
     made = system.folder / "made.json"
-    if not made.exists() or json.loads(made.read_text())["requirements"] != list(system.requirements):
+    if not made.exists() or json.loads(made.read_text())["requirements"] != asked_for(system):
         shutil.rmtree(system.folder, ignore_errors=True)
         start = time.perf_counter()
         subprocess.run([sys.executable, "-m", "venv", str(system.folder)], check=True, env=surroundings())
@@ -142,7 +165,7 @@ def environment(system: System) -> dict[str, Any]:
         )  # fmt: skip
         packages = {package["name"]: package["version"] for package in json.loads(listed.stdout)}
         found = {
-            "requirements": list(system.requirements),
+            "requirements": asked_for(system),
             "s": round(time.perf_counter() - start),
             "packages": packages,
         }
