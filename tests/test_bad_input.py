@@ -706,7 +706,21 @@ def test_any_other_k_is_refused(engine: Engine, k: Any) -> None:
 
 @pytest.mark.parametrize(
     "queries",
-    [[None], [b"fox"], [3], [["fox"]], ["fox", ""], [np.ones(8)], b"fox", ["\ud800"], "\udfff", None, 7, {"fox"}],
+    [
+        [None],
+        [b"fox"],
+        [3],
+        [["fox"]],
+        ["fox", ""],
+        [np.ones(8)],
+        b"fox",
+        ["\ud800"],
+        "\udfff",
+        None,
+        7,
+        {"fox"},
+        {"fox": 1},
+    ],
 )
 def test_queries_that_are_no_texts_are_refused(engine: Engine, queries: Any) -> None:
     with pytest.raises(

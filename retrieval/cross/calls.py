@@ -20,7 +20,7 @@ TIES, MANY = 0.01, 3
 """So many different texts, and this share of a query's scores, at a probability of 1 are flat."""
 
 
-def check_scorer(scorer: Any) -> None:
+def check_callable(scorer: Any) -> None:
     """Refuse what cannot be asked for scores.
 
     Raises

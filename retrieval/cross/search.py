@@ -27,7 +27,7 @@ from indexes.errors import InputError
 
 from ..similarity import spearman
 from .basis import Array, Basis, Bool, Int64
-from .calls import Scorer, check_saturation, check_scorer, score_pairs
+from .calls import Scorer, check_callable, check_saturation, score_pairs
 from .fit import Fit, Float64, fit_scores
 
 Method = Literal["plain", "anchors", "adaptive", "graph"]
@@ -194,7 +194,7 @@ class CrossEncoderSearch:
         for name, value in (("budget", budget), ("rounds", rounds)):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise InputError(f"{name}={value!r}; expected a whole number of 1 or more")
-        check_scorer(scorer)
+        check_callable(scorer)
         if ridge is not None and not 0 <= ridge < np.inf:
             raise InputError(f"ridge={ridge!r}; expected 0 or more")
         if not hasattr(vectors, "directions"):
