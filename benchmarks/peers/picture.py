@@ -20,8 +20,8 @@ OURS, OTHERS = "tab:blue", "0.75"
 
 
 def label(value: float) -> str:
-    """Three digits; nothing for what is not measured."""
-    return "" if not value else f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+    """Three digits."""
+    return "not measured" if not value else f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def draw(corpora: dict[str, dict[str, dict[str, Any]]]) -> None:
