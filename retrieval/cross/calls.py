@@ -26,9 +26,9 @@ def check_callable(scorer: Any) -> None:
     Raises
     ------
     InputError
-        If it is neither callable nor has a method ``scores``.
+        If it is not callable.
     """
-    if not callable(scorer) and not hasattr(scorer, "scores"):
+    if not callable(scorer):
         raise InputError(f"scorer={scorer!r:.60}; expected scorer(query, texts) -> scores")
 
 
