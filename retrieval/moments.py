@@ -37,7 +37,7 @@ _AT_ONCE = 1024  # rows whose neighbours are looked for together: 32 MiB
 def product(rows: Float32, matrix: Float32) -> Float32:
     """``rows @ matrix``, of few rows in the calling thread.
 
-    BLAS wakes its threads for products of 20 microseconds; they then spin, for up to 30 milliseconds, on the cores that
+    BLAS wakes its threads for small products, too; they then spin, much longer than they computed, on the cores that
     the next query's encoder needs.
 
     Parameters
