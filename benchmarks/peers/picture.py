@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib as mpl
 from shared_data import HERE
 
-from .systems import SYSTEMS
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from .systems import MODEL, SYSTEMS, THREADS
 
 PANELS = {
     "build s": "build, seconds", "peak MiB": "build, peak MiB", "disk MiB": "on the disk, MiB",
@@ -26,6 +22,11 @@ def label(value: float) -> str:
 
 def draw(corpora: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Of the most sentences that were measured, and how good the answers are on scifact."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
     sentences = [name for name in corpora if name.endswith("sentences")]
     largest = max(sentences or corpora, key=lambda name: int(name.split()[0].replace(",", "")) if sentences else 0)
     names = [system.name for system in SYSTEMS if not system.other]
@@ -44,7 +45,7 @@ def draw(corpora: dict[str, dict[str, dict[str, Any]]]) -> None:
     axes[0, 0].invert_yaxis()
     for name in (one for axis in axes[:, 0] for one in axis.get_yticklabels()):
         name.set_fontweight("bold" if name.get_text() == names[0] else "normal")
-    figure.suptitle(f"{largest}, all-MiniLM-L6-v2, two cores; shorter is better but for nDCG", fontsize=10)
+    figure.suptitle(f"{largest}, {MODEL}, {THREADS} threads; shorter is better but for nDCG", fontsize=10)
     figure.tight_layout()
     figure.savefig(HERE.parent / "docs" / "images" / "peers.png", dpi=130)
     plt.close(figure)

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import faiss
-from sentence_transformers import SentenceTransformer
 
 from . import measures
 from .corpora import Corpus, of_sentences
@@ -128,6 +126,9 @@ def warm(systems: Sequence[System], corpus: Corpus) -> dict[str, dict[str, Any]]
 
 def exact(corpus: Corpus) -> list[measures.Nearest]:
     """The nearest by numpy, over the float32 vectors that the index made by hand holds."""
+    import faiss
+    from sentence_transformers import SentenceTransformer
+
     index = index_of(BY_HAND, corpus)
     if not index.exists():
         raise click.ClickException(f"what is exact is read from what is made by hand: first --system {BY_HAND.client}")

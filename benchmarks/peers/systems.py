@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +154,6 @@ def environment(system: System) -> dict[str, Any]:
     made = system.folder / "made.json"
     if not made.exists() or json.loads(made.read_text())["requirements"] != asked_for(system):
         shutil.rmtree(system.folder, ignore_errors=True)
-        start = time.perf_counter()
         subprocess.run([sys.executable, "-m", "venv", str(system.folder)], check=True, env=surroundings())
         pip = [system.python, "-m", "pip", "--disable-pip-version-check"]
         subprocess.run([*pip, "install", "--quiet", *system.requirements], check=True, env=surroundings())
@@ -164,10 +162,5 @@ def environment(system: System) -> dict[str, Any]:
             cwd=system.folder,  # else what lies in the current folder is listed, too
         )  # fmt: skip
         packages = {package["name"]: package["version"] for package in json.loads(listed.stdout)}
-        found = {
-            "requirements": asked_for(system),
-            "s": round(time.perf_counter() - start),
-            "packages": packages,
-        }
-        made.write_text(json.dumps(found))
+        made.write_text(json.dumps({"requirements": asked_for(system), "packages": packages}))
     return dict(json.loads(made.read_text())["packages"])
