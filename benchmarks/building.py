@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from shared_data import HERE, SHARED, earlier, write_result
+from shared_data import HERE, SENTENCES, earlier, write_result
 
 from retrieval import Engine, Whitening
 from retrieval.console import note, say
 from retrieval.encoder import Encoded, Role, load_encoder
 
-SENTENCES = SHARED / "data" / "text" / "sentences-en.txt.gz"
 CACHE = HERE / "cache" / "building"
 SIZES = (10_000, 100_000, 600_000)
 

@@ -27,7 +27,18 @@ import ir_measures
 import numpy as np
 from numpy.typing import NDArray
 from remembering import CACHE, Remembering
-from shared_data import HERE, RETRIEVAL, SHARED, STS, earlier, lines_of, model_folder, sentences_of, write_result
+from shared_data import (
+    HERE,
+    RETRIEVAL,
+    SENTENCES,
+    SHARED,
+    STS,
+    earlier,
+    lines_of,
+    model_folder,
+    sentences_of,
+    write_result,
+)
 
 from eval import load_retrieval
 from retrieval import Engine
@@ -52,7 +63,7 @@ ACROSS = 3
 COLOURS = ("0.4", "0.7", "tab:orange", "tab:green", "tab:blue", "tab:red")
 """Pictures beside each other."""
 SNLI = SHARED / "data" / "pairs" / "nli-snli-en-devtest.tsv"
-TEXT, LINES = SHARED / "data" / "text", 30_000
+LINES = 30_000
 Float32 = NDArray[np.float32]
 
 
@@ -182,7 +193,7 @@ CASES: dict[str, tuple[str, Callable[[], Case]]] = {
     "snli": ("cosine", lambda: sentences("snli", sentences_of(SNLI))),
     "definitions": (
         "cosine",
-        lambda: sentences("definitions", list(dict.fromkeys(lines_of(TEXT / "sentences-en.txt.gz", LINES)))),
+        lambda: sentences("definitions", list(dict.fromkeys(lines_of(SENTENCES, LINES)))),
     ),
     "scifact": ("cosine", lambda: collection("scifact")),
     "npl-vaswani": ("cosine", lambda: collection("npl-vaswani")),

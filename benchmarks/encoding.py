@@ -24,7 +24,7 @@ import click
 import numpy as np
 from candidates import CALIBRATION, NO_PROMPTS, candidates
 from roofline import operations, products, rate, shape_of, where
-from shared_data import SHARED, STS, earlier, lines_of, model_folder, write_result
+from shared_data import SENTENCES, STS, earlier, lines_of, model_folder, write_result
 
 from eval import STSSet, evaluate_sts, load_sts
 from retrieval import Engine
@@ -34,7 +34,6 @@ from retrieval.console import note, say
 from retrieval.models import locate
 from retrieval.moments import unit_rows
 
-SENTENCES = SHARED / "data" / "text" / "sentences-en.txt.gz"
 MODELS = ("all-MiniLM-L6-v2", "all-mpnet-base-v2", "multilingual-e5-small-q4deq")
 ROUNDS = 5
 BASELINE = "SentenceTransformer.encode"

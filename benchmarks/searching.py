@@ -21,8 +21,8 @@ from typing import Any
 
 import click
 import numpy as np
-from building import CACHE, SENTENCES
-from shared_data import earlier, write_result
+from building import CACHE
+from shared_data import SENTENCES, earlier, write_result
 
 from retrieval import Engine
 from retrieval.console import note, say

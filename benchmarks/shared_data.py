@@ -19,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("RETRIEVAL_SHARED", HERE.parent.parent / "shared"))
 RETRIEVAL = SHARED / "data" / "retrieval"
 STS = SHARED / "data" / "sts"
+SENTENCES = SHARED / "data" / "text" / "sentences-en.txt.gz"
 LIBRARIES = ("sentence-retrieval", "sentence-transformers", "transformers", "torch", "faiss-cpu", "numpy", "scipy")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import click
 import numpy as np
 from remembering import Remembering
-from shared_data import SHARED, STS, earlier, has_model, lines_of, model_folder, sentences_of, write_result
+from shared_data import SENTENCES, SHARED, STS, earlier, has_model, lines_of, model_folder, sentences_of, write_result
 
 from eval import STSSet, evaluate_sts, load_sts, tune_whitening
 from eval.tuning import PairObjective
@@ -41,10 +41,10 @@ FITS: dict[str, dict[str, Texts]] = {
     "english": {
         "own sentences (stsb-en train)": lambda: [sentences_of(STS / "stsb-en" / "train.tsv")],
         "SNLI": lambda: [sentences_of(PAIRS / "nli-snli-en-devtest.tsv")],
-        "general": lambda: [lines_of(TEXT / "sentences-en.txt.gz", SAMPLE)],
+        "general": lambda: [lines_of(SENTENCES, SAMPLE)],
         "SNLI + general": lambda: [
             sentences_of(PAIRS / "nli-snli-en-devtest.tsv"),
-            lines_of(TEXT / "sentences-en.txt.gz", SAMPLE),
+            lines_of(SENTENCES, SAMPLE),
         ],
     },
     "chinese": {

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from shared_data import RETRIEVAL, SHARED
+from shared_data import RETRIEVAL, SENTENCES
 
 from eval import load_retrieval
 
 from .systems import CACHE
 
-SENTENCES = SHARED / "data" / "text" / "sentences-en.txt.gz"
 QUERIES = 500
 
 
