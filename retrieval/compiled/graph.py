@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections import deque
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -88,18 +89,21 @@ class Graph:
         several : iterable of mappings of name to ndarray of shape (n, t), int64
             Those the graph has no input for are left out.
         """
-        import openvino
+        found: list[NDArray[np.float32]] = []
+        # subtle: requests of its own, for threads may run the same graph at once; and no callbacks (AsyncInferQueue):
+        # OpenVINO's threads drop them when the end has been told already, and abort a process that leaves Python then
+        running: deque[Any] = deque()
 
-        found: list[Any] = []
+        def oldest() -> Any:
+            request = running.popleft()
+            request.wait()
+            found.append(np.array(request.get_output_tensor().data, np.float32))
+            return request
 
-        def done(request: Any, place: int) -> None:
-            found[place] = np.array(request.get_output_tensor().data, np.float32)
-
-        # subtle: requests of its own, for threads may run the same graph at once; one waits for each that is computed
-        queue = openvino.AsyncInferQueue(self._model, 2 * self.streams)
-        queue.set_callback(done)
-        for values in several:
-            found.append(None)
-            queue.start_async({name: values[name] for name in self.inputs}, len(found) - 1)
-        queue.wait_all()
+        for values in several:  # one waits for each that is computed
+            request = oldest() if len(running) == 2 * self.streams else self._model.create_infer_request()
+            request.start_async({name: values[name] for name in self.inputs})
+            running.append(request)
+        while running:
+            oldest()
         return found
