@@ -76,6 +76,16 @@ def earlier(name: str) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
+def processor() -> str:
+    """What the processor computes with, for figures that differ between processors: AVX2, say, or AVX512, bfloat16."""
+    import torch
+
+    from retrieval.compiled.graph import native_precision
+
+    widest = torch.backends.cpu.get_cpu_capability()
+    return f"{widest}, bfloat16" if native_precision() == "bfloat16" else widest
+
+
 def write_result(name: str, result: dict[str, Any]) -> Path:
     """Write benchmarks/results/NAME.json with the machine and the versions."""
     machine = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "python": platform.python_version()}

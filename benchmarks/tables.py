@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -428,55 +428,71 @@ def cross_search_speed() -> str:
     return markdown([*rows, [scorer.removesuffix(", ms"), f"{found[scorer]:.0f}", "", ""]])
 
 
+def encoding() -> Iterable[tuple[str, dict[str, Any]]]:
+    """What was measured on each kind of processor."""
+    return result("encoding").get("processors", {}).items() if (HERE / "results" / "encoding.json").exists() else ()
+
+
 def speed_pairs() -> str:
     """How quickly a cross-encoder runs, by way."""
-    rows = [["how", "pairs a second", "times", "correlation"]]
-    for row in result("encoding").get("pairs", []):
-        rows.append([row["way"], f"{row['pairs a second']:.0f}", f"{row['times']:.1f}x", f"{row['correlation']:.5f}"])
+    rows = [["processor", "how", "pairs a second", "times", "correlation"]]
+    for processor, measured in encoding():
+        rows += [
+            [processor, row["way"], f"{row['pairs a second']:.0f}", f"{row['times']:.1f}x", f"{row['correlation']:.5f}"]
+            for row in measured.get("pairs", [])
+        ]
     return markdown(rows) if len(rows) > 1 else "Not run yet."
+
+
+def encoded() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Processor, model and what was measured."""
+    for processor, measured in encoding():
+        for name, found in measured.get("texts", {}).items():
+            yield processor, name, found
 
 
 def speed_texts() -> str:
     """Every way to run a model, and the matrix products that the last columns are held against."""
-    rows = [["model", "how", "texts a second", "times", "least cosine", "mean Spearman", "loss", "GFLOP/s",
+    rows = [["processor", "model", "how", "texts a second", "times", "least cosine", "mean Spearman", "loss", "GFLOP/s",
              "of the roofline"]]  # fmt: skip
-    for name, found in result("encoding").get("texts", {}).items():
+    for processor, name, found in encoded():
         for row in found["rows"]:
             share = row.get("of the roofline")
             rows.append([
-                name, row["way"], f"{row['texts a second']:.0f}", f"{row['times']:.1f}x", f"{row['least cosine']:.4f}",
-                f"{row['mean Spearman']:.2f}", f"{row['loss'] + 0.0:.2f}", f"{row['GFLOP/s']:.0f}",
-                "" if share is None else f"{share:.0%}",
+                processor, name, row["way"], f"{row['texts a second']:.0f}", f"{row['times']:.1f}x",
+                f"{row['least cosine']:.4f}", f"{row['mean Spearman']:.2f}", f"{row['loss'] + 0.0:.2f}",
+                f"{row['GFLOP/s']:.0f}", "" if share is None else f"{share:.0%}",
             ])  # fmt: skip
         product = " x ".join(str(size) for size in found["product"])
         for precision, rate in found["roofline"].items():
             rates = {way: value for way, value in found["products, GFLOP/s"].items() if way.startswith(precision)}
             best = max(rates, key=lambda way: rates[way])
-            rows.append([name, f"a product by {product}: {best}", *[""] * 5, f"{rate:.0f}", "100%"])
+            rows.append([processor, name, f"a product by {product}: {best}", *[""] * 5, f"{rate:.0f}", "100%"])
     return markdown(rows) if len(rows) > 1 else "Not run yet."
 
 
 def speed_where() -> str:
     """Where the time of the quickest way goes that loses nothing."""
     parts = ("linear layers, %", "attention, %", "others, %", "between layers, %")
-    rows = [["model", "in", "padding", *(part.removesuffix(", %") for part in parts), "linear layers, GFLOP/s",
-             "of the roofline", "reading, of the whole"]]  # fmt: skip
-    for name, found in result("encoding").get("texts", {}).items():
+    rows = [["processor", "model", "in", "padding", *(part.removesuffix(", %") for part in parts),
+             "linear layers, GFLOP/s", "of the roofline", "reading, of the whole"]]  # fmt: skip
+    for processor, name, found in encoded():
         where, precision = found["where"], found["where"]["precision"]
         whole = next(found["texts"] / row["texts a second"] for row in found["rows"] if precision in row["way"])
         rate = where["linear layers, GFLOP/s"]
         rows.append([
-            name, precision, f"{where['padding, %']:.0f} %", *(f"{where[part]:.0f} %" for part in parts), f"{rate:.0f}",
-            f"{rate / found['roofline'][precision]:.0%}", f"{where['reading, s'] / whole:.0%}",
+            processor, name, precision, f"{where['padding, %']:.0f} %", *(f"{where[part]:.0f} %" for part in parts),
+            f"{rate:.0f}", f"{rate / found['roofline'][precision]:.0%}", f"{where['reading, s'] / whole:.0%}",
         ])  # fmt: skip
     return markdown(rows) if len(rows) > 1 else "Not run yet."
 
 
 def speed_cold() -> str:
     """A cold process."""
-    found = result("encoding").get("cold, seconds", {})
-    rows = [["a process that ...", "seconds"], *([name, f"{seconds:.2f}"] for name, seconds in found.items())]
-    return markdown(rows) if found else "Not run yet."
+    rows = [["processor", "a process that ...", "seconds"]]
+    for processor, measured in encoding():
+        rows += [[processor, name, f"{seconds:.2f}"] for name, seconds in measured.get("cold, seconds", {}).items()]
+    return markdown(rows) if len(rows) > 1 else "Not run yet."
 
 
 def building() -> str:
@@ -530,6 +546,13 @@ def peers_result(part: str) -> dict[str, Any]:
     return dict(result("peers")[part]) if (HERE / "results" / "peers.json").exists() else {}
 
 
+def peer_corpora() -> Iterator[tuple[str, str, dict[str, dict[str, Any]]]]:
+    """Processor, corpus and the rows of the systems."""
+    for processor, corpora in peers_result("processors").items():
+        for corpus, found in corpora.items():
+            yield processor, corpus, found
+
+
 def peer_number(figure: str, value: float) -> str:
     if figure in ("recall@10", "nDCG@10"):
         return hundredfold(value)
@@ -546,23 +569,23 @@ def peer_best(rows: dict[str, dict[str, Any]], figure: str) -> str:
 
 def peers(others: bool = False) -> str:
     """A row for each system on each corpus; the first of each figure in bold (in the table of all systems)."""
-    rows = [["texts", "system", *PEER_FIGURES.values()]]
-    for corpus, found in peers_result("corpora").items():
+    rows = [["processor", "texts", "system", *PEER_FIGURES.values()]]
+    for processor, corpus, found in peer_corpora():
         for name, row in found.items():
             if (name in OTHERS) is not others:
                 continue
             cells = [peer_number(figure, row[figure]) if figure in row else "" for figure in PEER_FIGURES]
             best = [peer_best(found, figure) for figure in PEER_FIGURES]
             marked = [f"**{x}**" if x and x == y and not others else x for x, y in zip(cells, best, strict=True)]
-            rows.append([corpus, name, *marked])
+            rows.append([processor, corpus, name, *marked])
     return markdown(rows) if len(rows) > 1 else "Not run yet."
 
 
 def peers_why() -> str:
     """The figures in which another system is first."""
-    rows = [["texts", "figure", "first", "its", "ours", "why"]]
-    corpora = peers_result("corpora")
-    for corpus, found in corpora.items():
+    rows = [["processor", "texts", "figure", "first", "its", "ours", "why"]]
+    corpora = list(peer_corpora())
+    for processor, corpus, found in corpora:
         for figure, title in PEER_FIGURES.items():
             if figure not in found.get(THIS, {}):
                 continue
@@ -573,7 +596,8 @@ def peers_why() -> str:
                     for name, row in found.items()
                     if name not in OTHERS and figure in row and peer_number(figure, row[figure]) == best
                 ]
-                rows.append([corpus, title, ", ".join(names), best, ours, WHY_NOT_FIRST.get(figure, "not explained")])
+                why = WHY_NOT_FIRST.get(figure, "not explained")
+                rows.append([processor, corpus, title, ", ".join(names), best, ours, why])
     return markdown(rows) if len(rows) > 1 else "None." if corpora else "Not run yet."
 
 

@@ -63,7 +63,7 @@ def made_up(systems: Any) -> dict[str, Any]:
     }
     packages = {system.name: {"packages": {"numpy": "2"}} for system in systems}
     packages[systems[0].name]["first use s"] = 1.0
-    return {"corpora": {"few": rows}, "systems": packages}
+    return {"processors": {"AVX2": {"few": rows}}, "systems": packages}
 
 
 def test_tables_leave_no_system_out_and_say_who_is_first(peers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,12 +81,12 @@ def test_tables_leave_no_system_out_and_say_who_is_first(peers: Any, monkeypatch
     )
     assert ours.count("**") == 2 * 7  # all but recall
     assert last.count("**") == 2 * 2  # recall, and nDCG, which all have
-    assert [line.split(" | ")[1:5] for line in tables.peers_why().splitlines()[2:]] == [
+    assert [line.split(" | ")[2:6] for line in tables.peers_why().splitlines()[2:]] == [
         ["recall@10", systems[6].name, "70.0", "10.0"]
     ]
     monkeypatch.setattr(
-        tables, "peers_result", {"corpora": {"few": {"txtai": {"build s": 1.0}}}, "systems": {}}.__getitem__
+        tables, "peers_result", {"processors": {"x": {"few": {"txtai": {"build s": 1.0}}}}, "systems": {}}.__getitem__
     )
     assert tables.peers_why() == "None." and "txtai" in tables.peers()
-    monkeypatch.setattr(tables, "peers_result", {"corpora": {}, "systems": {}}.__getitem__)
+    monkeypatch.setattr(tables, "peers_result", {"processors": {}, "systems": {}}.__getitem__)
     assert tables.peers_why() == tables.peers() == tables.peers_versions() == "Not run yet."

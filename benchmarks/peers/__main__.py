@@ -1,4 +1,5 @@
-"""Builds and asks the same texts with each system, and writes benchmarks/results/peers.json after every step.
+"""Builds and asks the same texts with each system, and writes benchmarks/results/peers.json after every step,
+apart for each kind of processor.
 
     PYTHONPATH=benchmarks python -m peers measure    makes each system's environment, then what is not measured yet
     PYTHONPATH=benchmarks python -m peers plot       docs/images/peers.png, of what was measured
@@ -12,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from shared_data import earlier, write_result
+from shared_data import earlier, processor, write_result
 
 from retrieval.console import note, say
 
@@ -64,14 +65,20 @@ def measure_on(corpus: corpora.Corpus, systems: list[System], again: bool) -> No
 
 def measured(corpus: corpora.Corpus, system: System) -> dict[str, Any]:
     """The row of a system on a corpus, as far as it goes."""
-    return dict(earlier("peers").get("corpora", {}).get(corpus.name, {}).get(system.name, {}))
+    return dict(on_this_processor().get(corpus.name, {}).get(system.name, {}))
 
 
 def record(corpus: corpora.Corpus, system: System, found: dict[str, Any]) -> None:
     """Put figures into the result."""
     note(f"{corpus.name}, {system.name}: {found}")
-    rows = earlier("peers").get("corpora", {}).get(corpus.name, {})
-    keep("corpora", {corpus.name: rows | {system.name: measured(corpus, system) | found}})
+    corpora = on_this_processor()
+    rows = corpora.get(corpus.name, {}) | {system.name: measured(corpus, system) | found}
+    keep("processors", {processor(): corpora | {corpus.name: rows}})
+
+
+def on_this_processor() -> dict[str, Any]:
+    """The rows of each corpus, measured on a processor of this kind."""
+    return dict(earlier("peers").get("processors", {}).get(processor(), {}))
 
 
 def keep(part: str, found: dict[str, Any]) -> None:
@@ -83,7 +90,7 @@ def keep(part: str, found: dict[str, Any]) -> None:
 @main.command()
 def plot() -> None:
     """Draw the figures of every system."""
-    picture.draw(earlier("peers")["corpora"])
+    picture.draw(earlier("peers")["processors"])
 
 
 if __name__ == "__main__":
