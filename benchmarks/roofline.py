@@ -120,8 +120,8 @@ class Taken:
         self.inputs, self.streams = graph.inputs, graph.streams
         self.batches: list[dict[str, NDArray[np.int64]]] = []
 
-    def run(self, several: Any) -> list[NDArray[np.float32]]:
-        self.batches = list(several)
+    def several(self, inputs: Any) -> list[NDArray[np.float32]]:
+        self.batches = list(inputs)
         return [np.zeros((len(batch["input_ids"]), 1), np.float32) for batch in self.batches]
 
 

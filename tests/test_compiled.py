@@ -128,6 +128,25 @@ def test_scores_are_those_of_the_model(cross: Path) -> None:
             ours.scores(["a"], ["b", "c"])
 
 
+def test_a_text_alone_has_the_vector_it_has_among_others(folder: Path) -> None:
+    encoder = made(folder, "float32")
+    texts = list(dict.fromkeys(TEXTS))
+    alone = [encoder.encode([text]) for text in texts]
+    together = encoder.encode(texts)
+    assert np.allclose(np.concatenate([one.vectors for one in alone]), together.vectors, atol=1e-6)
+    assert [bool(one.truncated[0]) for one in alone] == together.truncated.tolist() and together.truncated.any()
+
+
+def test_who_only_asks_has_one_graph_made_and_who_only_builds_the_other(folder: Path) -> None:
+    graph = made(folder)._model._graph
+    ones = dict.fromkeys(graph.inputs, np.ones((1, 4), np.int64))
+    graph.one(ones)
+    assert "_for_several" not in vars(graph)
+    graph = made(folder)._model._graph
+    graph.several([ones])
+    assert "_for_one" not in vars(graph)
+
+
 def test_threads_may_share_one(folder: Path) -> None:
     encoder = made(folder, "float32")
     parts = [TEXTS[i : i + 7] for i in range(30)]
@@ -146,7 +165,7 @@ def test_a_process_may_end_right_after_an_answer(folder: Path, cache: Path) -> N
         # on one processor OpenVINO's threads are late: with callbacks more than half of these processes were aborted
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
         f"graph = Graph(Path({str(graph)!r}), 'float32'); ones = dict.fromkeys(graph.inputs, numpy.ones((1, 4), int)); "
-        "assert len(graph.run([ones] * 3)) == 3"
+        "assert len(graph.several([ones] * 3)) == 3"
     )
     for _ in range(8):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -336,15 +355,15 @@ def test_a_graph_that_gives_other_vectors_is_not_used(
     folder: Path, cross: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    real = Graph.run
+    real = Graph.several
 
-    def wrong(self: Graph, several: Any) -> list[NDArray[np.float32]]:
-        found = real(self, several)
+    def wrong(self: Graph, inputs: Any) -> list[NDArray[np.float32]]:
+        found = real(self, inputs)
         for one in found:
             one[:, 0] += 3 * np.abs(one).max()
         return found
 
-    monkeypatch.setattr(Graph, "run", wrong)
+    monkeypatch.setattr(Graph, "several", wrong)
     assert isinstance(load_encoder(str(folder)), SentenceTransformerEncoder)
     assert "its graph gives other vectors" in caplog.text
     assert isinstance(scorer_of(str(cross)), CrossEncoderScorer)

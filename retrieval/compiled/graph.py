@@ -6,9 +6,9 @@ import importlib.util
 import os
 from collections import deque
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from indexes.errors import InputError, MissingPackageError
 from ..encoder import Precision
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
+Hint = Literal["THROUGHPUT", "LATENCY"]
 
 
 def is_installed() -> bool:
@@ -41,9 +42,9 @@ def native_precision() -> Precision:
     return "bfloat16" if "BF16" in able else "float32"
 
 
-def settings(precision: Precision) -> dict[str, Any]:
-    """What OpenVINO is told: several small inputs at once, on as many threads as OMP_NUM_THREADS says."""
-    how: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
+def settings(precision: Precision, hint: Hint = "THROUGHPUT") -> dict[str, Any]:
+    """What OpenVINO is told: several small inputs at once, or one as soon as can be, on OMP_NUM_THREADS threads."""
+    how: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": hint}
     if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
         how["INFERENCE_NUM_THREADS"] = int(threads)
     return how
@@ -69,41 +70,69 @@ class Graph:
     Attributes
     ----------
     inputs : tuple of str
-    streams : int
-        How many inputs are computed at the same time.
     """
 
     def __init__(self, path: Path, precision: Precision) -> None:
         if precision not in get_args(Precision):
             raise InputError(f"precision={precision!r}; expected one of {', '.join(get_args(Precision))}")
-        core = _core()
-        self._model = core.compile_model(core.read_model(path), "CPU", settings(precision))
-        self.inputs = tuple(each.get_any_name() for each in self._model.inputs)
-        self.streams: int = self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self._read, self._precision = _core().read_model(path), precision
+        self.inputs = tuple(each.get_any_name() for each in self._read.inputs)
 
-    def run(self, several: Iterable[Mapping[str, NDArray[np.int64]]]) -> list[NDArray[np.float32]]:
+    # each is made when it is first needed: who only asks needs one, who only builds the other
+
+    @cached_property
+    def _for_one(self) -> Any:
+        return _core().compile_model(self._read, "CPU", settings(self._precision, "LATENCY"))
+
+    @cached_property
+    def _for_several(self) -> Any:
+        return _core().compile_model(self._read, "CPU", settings(self._precision, "THROUGHPUT"))
+
+    @cached_property
+    def streams(self) -> int:
+        """How many of several inputs are computed at the same time, each by its share of the threads."""
+        return int(self._for_several.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+
+    def one(self, values: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        """The output for one input, computed by all threads.
+
+        Parameters
+        ----------
+        values : mapping of name to ndarray of shape (n, t), int64
+            Those the graph has no input for are left out.
+        """
+        request = self._for_one.create_infer_request()
+        self._start(request, values)
+        return _output(request)
+
+    def several(self, inputs: Iterable[Mapping[str, NDArray[np.int64]]]) -> list[NDArray[np.float32]]:
         """The outputs for several inputs, float32; inputs are taken while others are computed.
 
         Parameters
         ----------
-        several : iterable of mappings of name to ndarray of shape (n, t), int64
-            Those the graph has no input for are left out.
+        inputs : iterable of mappings
+            As for `one`.
         """
         found: list[NDArray[np.float32]] = []
         # subtle: requests of its own, for threads may run the same graph at once; and no callbacks (AsyncInferQueue):
         # OpenVINO's threads drop them when the end has been told already, and abort a process that leaves Python then
         running: deque[Any] = deque()
 
-        def oldest() -> Any:
-            request = running.popleft()
-            request.wait()
-            found.append(np.array(request.get_output_tensor().data, np.float32))
-            return request
-
-        for values in several:  # one waits for each that is computed
-            request = oldest() if len(running) == 2 * self.streams else self._model.create_infer_request()
-            request.start_async({name: values[name] for name in self.inputs})
+        for values in inputs:
+            if len(running) < 2 * self.streams:  # one waits for each that is computed
+                request = self._for_several.create_infer_request()
+            else:
+                request = running.popleft()
+                found.append(_output(request))
+            self._start(request, values)
             running.append(request)
-        while running:
-            oldest()
-        return found
+        return [*found, *map(_output, running)]
+
+    def _start(self, request: Any, values: Mapping[str, NDArray[np.int64]]) -> None:
+        request.start_async({name: values[name] for name in self.inputs})
+
+
+def _output(request: Any) -> NDArray[np.float32]:
+    """What it has computed, when it has."""
+    request.wait()
+    return np.array(request.get_output_tensor().data, np.float32)

@@ -48,9 +48,14 @@ class CompiledModel:
         Batches are packed by token length.
         """
         cut = np.zeros(len(texts), np.bool_)
+        if len(texts) == 1:  # a query
+            read = self._tokenizer.encode(texts[0])
+            cut[0] = bool(read.overflowing)
+            (length,) = rounded(np.array([len(read.ids)]), self._most)
+            return self._graph.one(self._batch([read], length)), cut
         rows: list[NDArray[np.int64]] = []
 
-        def several() -> Iterator[dict[str, NDArray[np.int64]]]:
+        def batches() -> Iterator[dict[str, NDArray[np.int64]]]:
             order = np.argsort([-_size(text) for text in texts], kind="stable")
             left: list[tuple[int, Any]] = []
             for start in range(0, len(order), AT_ONCE):
@@ -60,15 +65,15 @@ class CompiledModel:
                 left += zip(some.tolist(), read, strict=True)
                 lengths = rounded(np.array([len(one.ids) for _, one in left]), self._most)
                 budget = min(TOKENS, max(FEWEST, int(lengths.sum()) // self._graph.streams))
-                *batches, last = pack(lengths, budget)
+                *full, last = pack(lengths, budget)
                 if start + AT_ONCE >= len(order):
-                    batches.append(last)
-                for batch in batches:
+                    full.append(last)
+                for batch in full:
                     rows.append(np.array([left[i][0] for i in batch]))
                     yield self._batch([left[i][1] for i in batch], lengths[batch[0]])
                 left = [left[i] for i in last]
 
-        made = np.concatenate(self._graph.run(several()))
+        made = np.concatenate(self._graph.several(batches()))
         out = np.empty_like(made)
         out[np.concatenate(rows)] = made
         return out, cut
