@@ -43,12 +43,12 @@ class OnnxGraph:
         self.inputs = tuple(each.name for each in self._session.get_inputs())
         self.streams = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
-    def several(self, inputs: Iterable[Mapping[str, NDArray[np.int64]]]) -> list[NDArray[np.float32]]:
+    def several(self, batches: Iterable[Mapping[str, NDArray[np.int64]]]) -> list[NDArray[np.float32]]:
         with ThreadPoolExecutor(self.streams) as pool:
-            return list(pool.map(self.one, inputs))
+            return list(pool.map(self.one, batches))
 
-    def one(self, values: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        return np.asarray(self._session.run(None, {name: values[name] for name in self.inputs})[0], np.float32)
+    def one(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        return np.asarray(self._session.run(None, {name: batch[name] for name in self.inputs})[0], np.float32)
 
 
 def candidates(

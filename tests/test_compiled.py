@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +26,7 @@ from indexes.errors import FingerprintError, IndexCorruptError, InputError, Mode
 from retrieval import Engine  # noqa: E402
 from retrieval.compiled import making, store  # noqa: E402
 from retrieval.compiled.encoder import CompiledEncoder, compiled_encoder  # noqa: E402
-from retrieval.compiled.graph import Graph, native_precision  # noqa: E402
+from retrieval.compiled.graph import Graph, native_precision, settings  # noqa: E402
 from retrieval.compiled.scorer import CompiledScorer, compiled_scorer  # noqa: E402
 from retrieval.encoder import SentenceTransformerEncoder, load_encoder  # noqa: E402
 from retrieval.models import locate  # noqa: E402
@@ -121,6 +122,8 @@ def test_scores_are_those_of_the_model(cross: Path) -> None:
         assert np.abs(ours.scores(*pairs) - expected).max() < most * np.ptp(expected)
         assert ours(TEXTS[0], TEXTS[:4]).tolist() == ours.scores([TEXTS[0]] * 4, TEXTS[:4]).tolist()
         assert ours.scores([], []).shape == (0,)
+        alone = [ours.scores([one], [two])[0] for one, two in zip(*(part[:8] for part in pairs), strict=True)]
+        assert np.abs(alone - expected[:8]).max() < most * np.ptp(expected)
         assert (ours.name, ours.max_length, ours.fingerprint) == (theirs.name, theirs.max_length, theirs.fingerprint)
         # not so many bits are lost that different texts tie
         assert len(np.unique(ours.scores(*pairs))) >= len(np.unique(expected.round(6)))
@@ -137,20 +140,44 @@ def test_a_text_alone_has_the_vector_it_has_among_others(folder: Path) -> None:
     assert [bool(one.truncated[0]) for one in alone] == together.truncated.tolist() and together.truncated.any()
 
 
-def test_who_only_asks_has_one_graph_made_and_who_only_builds_the_other(folder: Path) -> None:
-    graph = made(folder)._model._graph
-    ones = dict.fromkeys(graph.inputs, np.ones((1, 4), np.int64))
-    graph.one(ones)
-    assert "_for_several" not in vars(graph)
-    graph = made(folder)._model._graph
-    graph.several([ones])
-    assert "_for_one" not in vars(graph)
+def test_each_kind_of_graph_is_made_once_and_only_where_it_is_needed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hints: list[str] = []
+    how = settings
+
+    def noted(precision: Any, hint: Any) -> dict[str, Any]:
+        hints.append(hint)
+        time.sleep(0.05)  # else no second thread comes meanwhile
+        return how(precision, hint)
+
+    monkeypatch.setattr("retrieval.compiled.graph.settings", noted)
+    for texts, hint in ((["the dog"], "LATENCY"), (["the dog", "a cat"], "THROUGHPUT")):
+        encoder = made(folder)
+        hints.clear()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(encoder.encode, [texts] * 8))
+        assert hints == [hint]
+
+
+def test_what_is_left_unfinished_does_no_harm(folder: Path) -> None:
+    graph = made(folder, "float32")._model._graph
+    batches = [dict.fromkeys(graph.inputs, np.full((2, length), 3)) for length in range(2, 12)]
+    expected = graph.several(batches)
+
+    def broken() -> Iterator[Any]:
+        yield from batches[:3]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        graph.several(broken())
+    assert all(np.array_equal(one, two) for one, two in zip(graph.several(batches), expected, strict=True))
 
 
 def test_threads_may_share_one(folder: Path) -> None:
     encoder = made(folder, "float32")
-    parts = [TEXTS[i : i + 7] for i in range(30)]
-    expected = [encoder.encode(part).vectors for part in parts]
+    parts = [TEXTS[i : i + 1 + i % 7] for i in range(30)]
+    expected = [made(folder, "float32").encode(part).vectors for part in parts]
     with ThreadPoolExecutor(8) as pool:
         for one, two in zip(pool.map(lambda part: encoder.encode(part).vectors, parts * 3), expected * 3, strict=True):
             assert np.allclose(one, two, atol=1e-6)
@@ -165,10 +192,9 @@ def test_a_process_may_end_right_after_an_answer(folder: Path, cache: Path) -> N
         # on one processor OpenVINO's threads are late: with callbacks more than half of these processes were aborted
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
         f"graph = Graph(Path({str(graph)!r}), 'float32'); ones = dict.fromkeys(graph.inputs, numpy.ones((1, 4), int)); "
-        "assert len(graph.several([ones] * 3)) == 3"
     )
-    for _ in range(8):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    for ask in ("graph.several([ones] * 3)", "graph.one(ones)") * 6:
+        done = subprocess.run([sys.executable, "-c", code + ask], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -357,8 +383,8 @@ def test_a_graph_that_gives_other_vectors_is_not_used(
     caplog.set_level(logging.INFO)
     real = Graph.several
 
-    def wrong(self: Graph, inputs: Any) -> list[NDArray[np.float32]]:
-        found = real(self, inputs)
+    def wrong(self: Graph, batches: Any) -> list[NDArray[np.float32]]:
+        found = real(self, batches)
         for one in found:
             one[:, 0] += 3 * np.abs(one).max()
         return found

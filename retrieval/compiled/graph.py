@@ -6,8 +6,9 @@ import importlib.util
 import os
 from collections import deque
 from collections.abc import Iterable, Mapping
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -43,7 +44,7 @@ def native_precision() -> Precision:
 
 
 def settings(precision: Precision, hint: Hint = "THROUGHPUT") -> dict[str, Any]:
-    """What OpenVINO is told: several small inputs at once, or one as soon as can be, on OMP_NUM_THREADS threads."""
+    """What OpenVINO is told: several small batches at once, or one as soon as can be, on OMP_NUM_THREADS threads."""
     how: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": hint}
     if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
         how["INFERENCE_NUM_THREADS"] = int(threads)
@@ -65,71 +66,76 @@ class Graph:
     InputError
         If the precision is another.
     MissingPackageError
-        If OpenVINO is not installed.
-
-    Attributes
-    ----------
-    inputs : tuple of str
+        If OpenVINO is not installed, when it is first run.
     """
 
     def __init__(self, path: Path, precision: Precision) -> None:
         if precision not in get_args(Precision):
             raise InputError(f"precision={precision!r}; expected one of {', '.join(get_args(Precision))}")
-        self._read, self._precision = _core().read_model(path), precision
-        self.inputs = tuple(each.get_any_name() for each in self._read.inputs)
+        self._path, self._precision = path, precision
+        self._made: dict[Hint, Any] = {}
+        self._making = Lock()
 
-    # each is made when it is first needed: who only asks needs one, who only builds the other
+    def _compiled(self, hint: Hint) -> Any:
+        """Made when it is first needed: who only asks needs the one, who only builds the other."""
+        with self._making:
+            if hint in self._made:
+                return self._made[hint]
+            if self._made and not self._path.exists():  # a cache may be emptied meanwhile; either gives the same
+                return next(iter(self._made.values()))
+            self._made[hint] = _core().compile_model(self._path, "CPU", settings(self._precision, hint))
+            return self._made[hint]
 
-    @cached_property
-    def _for_one(self) -> Any:
-        return _core().compile_model(self._read, "CPU", settings(self._precision, "LATENCY"))
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Their names."""
+        return _names(self._compiled("THROUGHPUT"))
 
-    @cached_property
-    def _for_several(self) -> Any:
-        return _core().compile_model(self._read, "CPU", settings(self._precision, "THROUGHPUT"))
-
-    @cached_property
+    @property
     def streams(self) -> int:
-        """How many of several inputs are computed at the same time, each by its share of the threads."""
-        return int(self._for_several.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        """How many of several batches are computed at the same time, each by its share of the threads."""
+        return int(self._compiled("THROUGHPUT").get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
 
-    def one(self, values: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """The output for one input, computed by all threads.
+    def one(self, batch: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        """The output for one batch, of shape (n, width), computed by all threads.
 
         Parameters
         ----------
-        values : mapping of name to ndarray of shape (n, t), int64
+        batch : mapping of name to ndarray of shape (n, t), int64
             Those the graph has no input for are left out.
         """
-        request = self._for_one.create_infer_request()
-        self._start(request, values)
+        compiled = self._compiled("LATENCY")
+        request = compiled.create_infer_request()
+        request.start_async({name: batch[name] for name in _names(compiled)})
         return _output(request)
 
-    def several(self, inputs: Iterable[Mapping[str, NDArray[np.int64]]]) -> list[NDArray[np.float32]]:
-        """The outputs for several inputs, float32; inputs are taken while others are computed.
+    def several(self, batches: Iterable[Mapping[str, NDArray[np.int64]]]) -> list[NDArray[np.float32]]:
+        """The outputs for several batches, in their order; batches are taken while others are computed.
 
         Parameters
         ----------
-        inputs : iterable of mappings
+        batches : iterable of mappings
             As for `one`.
         """
+        compiled, most = self._compiled("THROUGHPUT"), 2 * self.streams
+        names = _names(compiled)
         found: list[NDArray[np.float32]] = []
         # subtle: requests of its own, for threads may run the same graph at once; and no callbacks (AsyncInferQueue):
         # OpenVINO's threads drop them when the end has been told already, and abort a process that leaves Python then
         running: deque[Any] = deque()
-
-        for values in inputs:
-            if len(running) < 2 * self.streams:  # one waits for each that is computed
-                request = self._for_several.create_infer_request()
+        for batch in batches:
+            if len(running) < most:
+                request = compiled.create_infer_request()
             else:
                 request = running.popleft()
                 found.append(_output(request))
-            self._start(request, values)
+            request.start_async({name: batch[name] for name in names})
             running.append(request)
         return [*found, *map(_output, running)]
 
-    def _start(self, request: Any, values: Mapping[str, NDArray[np.int64]]) -> None:
-        request.start_async({name: values[name] for name in self.inputs})
+
+def _names(compiled: Any) -> tuple[str, ...]:
+    return tuple(each.get_any_name() for each in compiled.inputs)
 
 
 def _output(request: Any) -> NDArray[np.float32]:

@@ -48,8 +48,8 @@ class CompiledModel:
         Batches are packed by token length.
         """
         cut = np.zeros(len(texts), np.bool_)
-        if len(texts) == 1:  # a query
-            read = self._tokenizer.encode(texts[0])
+        if len(texts) == 1:
+            (read,) = self._tokenizer.encode_batch(list(texts))
             cut[0] = bool(read.overflowing)
             (length,) = rounded(np.array([len(read.ids)]), self._most)
             return self._graph.one(self._batch([read], length)), cut
