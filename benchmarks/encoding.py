@@ -24,7 +24,7 @@ import click
 import numpy as np
 from candidates import CALIBRATION, NO_PROMPTS, candidates
 from roofline import operations, products, rate, shape_of, where
-from shared_data import SENTENCES, STS, earlier, lines_of, model_folder, processor, write_result
+from shared_data import SENTENCES, STS, known_here, lines_of, model_folder, write_here
 
 from eval import STSSet, evaluate_sts, load_sts
 from retrieval import Engine
@@ -91,7 +91,7 @@ def pairs(model: str, pairs: int) -> None:
     ]  # fmt: skip
     for row in rows:
         note(str(row))
-    keep({"pairs": rows})
+    write_here("encoding", {"pairs": rows})
 
 
 @main.command()
@@ -116,7 +116,7 @@ def cold(documents: int) -> None:
         }
         found = {name: round(seconds, 3) for name, seconds in medians(ways).items()}
     note(str(found))
-    keep({"cold, seconds": found, "documents": documents})
+    write_here("encoding", {"cold, seconds": found, "documents": documents})
 
 
 @main.command()
@@ -176,18 +176,7 @@ def texts(name: str, texts: int, rounds: int, sets: Sequence[str]) -> None:
         "where": where(best, some, shape), "versions": installed("openvino", "onnxruntime", "nncf"),
     }  # fmt: skip
     note(str({name: value for name, value in made.items() if name != "rows"}))
-    keep({"texts": known().get("texts", {}) | {name: made}})
-
-
-def known() -> dict[str, Any]:
-    """What has been measured on such a processor."""
-    return dict(earlier("encoding").get("processors", {}).get(processor(), {}))
-
-
-def keep(found: dict[str, Any]) -> None:
-    """Write the result with some figures of such a processor renewed."""
-    processors = earlier("encoding").get("processors", {})
-    write_result("encoding", {"processors": processors | {processor(): known() | found}})
+    write_here("encoding", {"texts": known_here("encoding").get("texts", {}) | {name: made}})
 
 
 def installed(*packages: str) -> dict[str, str]:

@@ -86,11 +86,30 @@ def processor() -> str:
     return f"{widest}, bfloat16" if native_precision() == "bfloat16" else widest
 
 
+def known_here(name: str) -> dict[str, Any]:
+    """What benchmarks/results/NAME.json holds that was measured on a processor of this kind."""
+    return dict(earlier(name).get("processors", {}).get(processor(), {}))
+
+
+def write_here(name: str, found: dict[str, Any]) -> Path:
+    """Renew these figures among those of this kind of processor, with the machine and the versions."""
+    ours = known_here(name) | found | made_with()
+    return _write(name, {"processors": earlier(name).get("processors", {}) | {processor(): ours}})
+
+
 def write_result(name: str, result: dict[str, Any]) -> Path:
     """Write benchmarks/results/NAME.json with the machine and the versions."""
+    return _write(name, {**result, **made_with()})
+
+
+def made_with() -> dict[str, Any]:
+    """The machine and the versions."""
     machine = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "python": platform.python_version()}
+    return {**machine, "versions": {library: version(library) for library in LIBRARIES}}
+
+
+def _write(name: str, result: dict[str, Any]) -> Path:
     path = HERE / "results" / f"{name}.json"
-    versions = {library: version(library) for library in LIBRARIES}
-    path.write_text(json.dumps({**result, **machine, "versions": versions}, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(f"written to {path.relative_to(HERE.parent)}")
     return path

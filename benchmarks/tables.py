@@ -542,14 +542,15 @@ WHY_NOT_FIRST = {
 """What is known of the figures that another is first in."""
 
 
-def peers_result(part: str) -> dict[str, Any]:
-    return dict(result("peers")[part]) if (HERE / "results" / "peers.json").exists() else {}
+def peers_result() -> dict[str, dict[str, Any]]:
+    """By processor, its systems and corpora."""
+    return dict(result("peers")["processors"]) if (HERE / "results" / "peers.json").exists() else {}
 
 
 def peer_corpora() -> Iterator[tuple[str, str, dict[str, dict[str, Any]]]]:
     """Processor, corpus and the rows of the systems."""
-    for processor, corpora in peers_result("processors").items():
-        for corpus, found in corpora.items():
+    for processor, measured in peers_result().items():
+        for corpus, found in measured.get("corpora", {}).items():
             yield processor, corpus, found
 
 
@@ -605,11 +606,12 @@ def peers_versions() -> str:
     """What was installed, and how long a first build over a few texts takes."""
     shown = ("sentence-retrieval", "txtai", "chromadb", "lancedb", "milvus-lite", "pymilvus", "sentence-transformers",
              "transformers", "torch", "openvino", "onnxruntime", "faiss-cpu", "numpy")  # fmt: skip
-    rows = [["system", "packages", "of them", "first use, s"]]
-    for name, found in peers_result("systems").items():
-        packages = ", ".join(f"{one} {found['packages'][one]}" for one in shown if one in found["packages"])
-        first = f"{found['first use s']:.0f}" if "first use s" in found else ""
-        rows.append([name, packages, str(len(found["packages"])), first])
+    rows = [["processor", "system", "packages", "of them", "first use, s"]]
+    for processor, measured in peers_result().items():
+        for name, found in measured["systems"].items():
+            packages = ", ".join(f"{one} {found['packages'][one]}" for one in shown if one in found["packages"])
+            first = f"{found['first use s']:.0f}" if "first use s" in found else ""
+            rows.append([processor, name, packages, str(len(found["packages"])), first])
     return markdown(rows) if len(rows) > 1 else "Not run yet."
 
 

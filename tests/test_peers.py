@@ -63,7 +63,7 @@ def made_up(systems: Any) -> dict[str, Any]:
     }
     packages = {system.name: {"packages": {"numpy": "2"}} for system in systems}
     packages[systems[0].name]["first use s"] = 1.0
-    return {"processors": {"AVX2": {"few": rows}}, "systems": packages}
+    return {"systems": packages, "corpora": {"few": rows}}
 
 
 def test_tables_leave_no_system_out_and_say_who_is_first(peers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,8 @@ def test_tables_leave_no_system_out_and_say_who_is_first(peers: Any, monkeypatch
     assert {system.client for system in systems} == set(worker.CLIENTS)
     assert {system.name for system in systems if system.other} == set(tables.OTHERS)
     assert systems[0].name == tables.THIS
-    monkeypatch.setattr(tables, "peers_result", made_up(systems).__getitem__)
+    more = {"corpora": {"few": {tables.THIS: {"build s": 3.0}, "txtai": {"build s": 2.0}}}, "systems": {}}
+    monkeypatch.setattr(tables, "peers_result", lambda: {"AVX2": made_up(systems), "AVX512": more})
     main, other, versions = tables.peers(), tables.peers(others=True), tables.peers_versions()
     for system in systems:
         assert f"| {system.name} |" in (other if system.other else main)
@@ -81,12 +82,40 @@ def test_tables_leave_no_system_out_and_say_who_is_first(peers: Any, monkeypatch
     )
     assert ours.count("**") == 2 * 7  # all but recall
     assert last.count("**") == 2 * 2  # recall, and nDCG, which all have
-    assert [line.split(" | ")[2:6] for line in tables.peers_why().splitlines()[2:]] == [
-        ["recall@10", systems[6].name, "70.0", "10.0"]
+    assert [line.split(" | ")[:6] for line in tables.peers_why().splitlines()[2:]] == [
+        ["| AVX2", "few", "recall@10", systems[6].name, "70.0", "10.0"],
+        ["| AVX512", "few", "build, s", "txtai", "2", "3"],
     ]
-    monkeypatch.setattr(
-        tables, "peers_result", {"processors": {"x": {"few": {"txtai": {"build s": 1.0}}}}, "systems": {}}.__getitem__
-    )
+    del more["corpora"]["few"][tables.THIS]
+    monkeypatch.setattr(tables, "peers_result", lambda: {"AVX512": more})
     assert tables.peers_why() == "None." and "txtai" in tables.peers()
-    monkeypatch.setattr(tables, "peers_result", {"processors": {}, "systems": {}}.__getitem__)
+    monkeypatch.setattr(tables, "peers_result", dict)
     assert tables.peers_why() == tables.peers() == tables.peers_versions() == "Not run yet."
+
+
+def test_what_is_told_of_a_loss_is_known(peers: Any) -> None:
+    assert "not explained" not in peers("tables").peers_why()
+
+
+def test_systems_take_turns_at_being_first(peers: Any) -> None:
+    rotated = peers("peers.steps").rotated
+    turns = [rotated("abcd", turn) for turn in range(4)]
+    assert turns == [list("abcd"), list("cbad"), list("cdab"), list("adcb")]
+    assert rotated("a", 3) == ["a"]
+
+
+def test_a_processor_leaves_the_figures_of_others_alone(
+    peers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = peers("shared_data")
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(data, "HERE", tmp_path)
+    for processor, found in (("one", {"a": 1, "b": 1}), ("two", {"a": 2}), ("one", {"a": 3})):
+        monkeypatch.setattr(data, "processor", lambda name=processor: name)
+        data.write_here("x", found)
+    kept = data.earlier("x")["processors"]
+    assert {name: {key: of[key] for key in of if len(key) == 1} for name, of in kept.items()} == {
+        "one": {"a": 3, "b": 1}, "two": {"a": 2},
+    }  # fmt: skip
+    assert data.known_here("x")["versions"] == kept["two"]["versions"] != {}
+    assert data.known_here("y") == {}

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from shared_data import earlier, processor, write_result
+from shared_data import earlier, known_here, write_here
 
 from retrieval.console import note, say
 
@@ -38,10 +38,10 @@ def measure(sizes: tuple[int, ...], clients: tuple[str, ...], again: bool) -> No
     chosen = [system for system in SYSTEMS if not clients or system.client in clients]
     for system in chosen:
         note(f"{system.name}: its environment")
-        packages = environment(system)
-        known = earlier("peers").get("systems", {}).get(system.name, {})
-        first = {} if "first use s" in known or system.home or system.other else steps.first_use(system)
-        keep("systems", {system.name: known | {"packages": packages} | first})
+        packages = {"packages": environment(system)}
+        first = steps.first_use(system)
+        known = known_here("peers").get("systems", {})
+        write_here("peers", {"systems": known | {system.name: first | known.get(system.name, {}) | packages}})
     for size in sizes or (*SIZES, 0):
         fitting = [system for system in chosen if system.most is None or size <= system.most]
         measure_on(corpora.of_sentences(size) if size else corpora.scifact(), fitting, again)
@@ -51,7 +51,7 @@ def measure_on(corpus: corpora.Corpus, systems: list[System], again: bool) -> No
     """What is not measured yet on one corpus."""
 
     def missing(system: System, figure: str) -> bool:
-        return again or figure not in measured(corpus, system)
+        return again or figure not in measured().get(corpus.name, {}).get(system.name, {})
 
     for system in systems:
         if missing(system, "build s") or not steps.files_of(steps.index_of(system, corpus)):
@@ -63,34 +63,23 @@ def measure_on(corpus: corpora.Corpus, systems: list[System], again: bool) -> No
             record(corpus, system, found[system.name])
 
 
-def measured(corpus: corpora.Corpus, system: System) -> dict[str, Any]:
-    """The row of a system on a corpus, as far as it goes."""
-    return dict(on_this_processor().get(corpus.name, {}).get(system.name, {}))
+def measured() -> dict[str, dict[str, dict[str, Any]]]:
+    """By corpus and system, what is known on a processor of this kind."""
+    return dict(known_here("peers").get("corpora", {}))
 
 
 def record(corpus: corpora.Corpus, system: System, found: dict[str, Any]) -> None:
     """Put figures into the result."""
     note(f"{corpus.name}, {system.name}: {found}")
-    corpora = on_this_processor()
-    rows = corpora.get(corpus.name, {}) | {system.name: measured(corpus, system) | found}
-    keep("processors", {processor(): corpora | {corpus.name: rows}})
-
-
-def on_this_processor() -> dict[str, Any]:
-    """The rows of each corpus, measured on a processor of this kind."""
-    return dict(earlier("peers").get("processors", {}).get(processor(), {}))
-
-
-def keep(part: str, found: dict[str, Any]) -> None:
-    """Write the result with one part of it renewed."""
-    result = earlier("peers")
-    write_result("peers", result | {part: result.get(part, {}) | found})
+    rows = measured().get(corpus.name, {})
+    rows = rows | {system.name: rows.get(system.name, {}) | found}
+    write_here("peers", {"corpora": measured() | {corpus.name: rows}})
 
 
 @main.command()
 def plot() -> None:
     """Draw the figures of every system."""
-    picture.draw(earlier("peers")["processors"])
+    picture.draw({name: found["corpora"] for name, found in earlier("peers").get("processors", {}).items()})
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Any
 
+import click
 import numpy as np
 from shared_data import HERE
 
@@ -30,14 +32,19 @@ def draw(processors: dict[str, dict[str, dict[str, dict[str, Any]]]]) -> None:
     from matplotlib import pyplot as plt
     from matplotlib.patches import Patch
 
-    everywhere = set.intersection(*(set(corpora) for corpora in processors.values())) - {"scifact"}
+    everywhere = [name for name in next(iter(processors.values()), {}) if name != "scifact"]
+    everywhere = [name for name in everywhere if all(name in corpora for corpora in processors.values())]
+    if not everywhere:
+        raise click.ClickException(
+            "no number of sentences was measured on every processor: peers measure --texts 20000"
+        )
     largest = max(everywhere, key=lambda name: int(name.split()[0].replace(",", "")))
     names = [system.name for system in SYSTEMS if not system.other]
     places, thick = np.arange(len(names)), 0.8 / len(processors)
     figure, axes = plt.subplots(2, 3, figsize=(11, 2.4 + 2.4 * len(processors)), sharey=True)
     for axis, (figure_name, title) in zip(axes.flat, PANELS.items(), strict=True):
         most = 1e-9
-        for turn, (corpora, (ours, theirs)) in enumerate(zip(processors.values(), SHADES, strict=False)):
+        for turn, (corpora, (ours, theirs)) in enumerate(zip(processors.values(), cycle(SHADES))):
             rows = corpora.get("scifact" if figure_name == "nDCG@10" else largest, {})
             values = [rows.get(name, {}).get(figure_name, 0.0) for name in names]
             values = [100 * value for value in values] if figure_name == "nDCG@10" else values
@@ -55,7 +62,7 @@ def draw(processors: dict[str, dict[str, dict[str, dict[str, Any]]]]) -> None:
     for name in (one for axis in axes[:, 0] for one in axis.get_yticklabels()):
         name.set_fontweight("bold" if name.get_text() == names[0] else "normal")
     figure.suptitle(f"{largest}, {MODEL}, {THREADS} threads; shorter is better but for nDCG", fontsize=10)
-    shown = [Patch(color=ours, label=name) for name, (ours, _) in zip(processors, SHADES, strict=False)]
+    shown = [Patch(color=ours, label=name) for name, (ours, _) in zip(processors, cycle(SHADES))]
     figure.legend(handles=shown, loc="lower center", ncols=len(shown), frameon=False, fontsize=8)
     figure.tight_layout(rect=(0, 0.04, 1, 1))
     figure.savefig(HERE.parent / "docs" / "images" / "peers.png", dpi=130)

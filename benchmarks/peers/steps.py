@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -19,6 +19,7 @@ from .systems import BY_HAND, System, model, surroundings
 from .worker import K
 
 COLD, TURNS, FEW = 3, 5, 10
+T = TypeVar("T")
 CLOCK = str(Path(__file__).with_name("clock.py"))
 
 
@@ -41,7 +42,7 @@ def timed(command: Sequence[str], folder: Path) -> tuple[float, float, str]:
 
 
 def first_use(system: System) -> dict[str, Any]:
-    """Build over a few texts: what is only done at first (compiling or fetching a model) is in no other time."""
+    """Build over a few texts, so that what is only done at first (as compiling a model) is in no other time."""
     return {"first use s": build(system, of_sentences(FEW))["build s"]}
 
 
@@ -56,8 +57,8 @@ def build(system: System, corpus: Corpus) -> dict[str, Any]:
 def cold(systems: Sequence[System], corpus: Corpus) -> dict[str, dict[str, Any]]:
     """Whole processes that open the index and answer one query each, in turn; and what then lies on the disk."""
     seconds: dict[str, list[float]] = {system.name: [] for system in systems}
-    for query in list(corpus.queries.values())[:COLD]:
-        for system in systems:
+    for turn, query in enumerate(list(corpus.queries.values())[:COLD]):
+        for system in rotated(systems, turn):
             took, _, printed = timed(system.query(index_of(system, corpus), query), corpus.folder)
             if not system.found(printed):
                 raise click.ClickException(f"{system.name} found nothing for {query!r}")
@@ -69,6 +70,18 @@ def cold(systems: Sequence[System], corpus: Corpus) -> dict[str, dict[str, Any]]
         cold = {"cold s": round(statistics.median(each), 3), "each cold query, s": each}
         rows[system.name] = cold | {"disk MiB": round(size / 2**20, 2)}
     return rows
+
+
+def rotated(systems: Sequence[T], turn: int) -> list[T]:
+    """Another begins in each turn, and in every second one they come backwards.
+
+    Examples
+    --------
+    >>> rotated(["a", "b", "c"], 0), rotated(["a", "b", "c"], 1)
+    (['a', 'b', 'c'], ['b', 'a', 'c'])
+    """
+    begin, order = turn % len(systems), list(systems)[:: -1 if turn % 2 else 1]
+    return order[begin:] + order[:begin]
 
 
 class Server:
@@ -108,13 +121,15 @@ def warm(systems: Sequence[System], corpus: Corpus) -> dict[str, dict[str, Any]]
     servers = {system.name: Server(system, corpus) for system in systems}
     answers: dict[str, list[list[str]]] = {name: [] for name in servers}
     turns: dict[str, list[list[float]]] = {name: [] for name in servers}
-    for part in parts:
-        for name, server in servers.items():
-            found = server.ask(part)
-            answers[name] += found["ids"]
-            turns[name].append(found["ms"])
-    for server in servers.values():
-        server.close()
+    try:
+        for turn, part in enumerate(parts):  # each comes after another one each time
+            for name in rotated(list(servers), turn):
+                found = servers[name].ask(part)
+                answers[name] += found["ids"]
+                turns[name].append(found["ms"])
+    finally:
+        for server in servers.values():
+            server.close()
     rows = {}
     for name in servers:
         row = measures.times(turns[name]) | {"recall@10": round(measures.recall(answers[name], near, K), 4)}

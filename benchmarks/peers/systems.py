@@ -23,11 +23,12 @@ MODEL = "all-MiniLM-L6-v2"
 TORCH = "torch==2.13.0"
 TRANSFORMERS = ("sentence-transformers==6.2.0", TORCH)
 THREADS = 2
+STRIPPED = ("OPENBLAS_", "PYTHON", "OMP_", "MKL_", "KMP_", "RAYON_", "TOKENIZERS_")
 
 
 def surroundings() -> dict[str, str]:
     """The variables of every process of every system: the same threads, no network, nothing of this machine's own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENBLAS_", "PYTHON"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(STRIPPED)}
     home = CACHE / "home"
     home.mkdir(parents=True, exist_ok=True)
     return kept | {

@@ -206,7 +206,7 @@ class LanceDB:
         self.table = self.database.open_table("texts")
 
     def ask(self, query: str) -> list[str]:
-        return [row["id"] for row in self.table.search(query).limit(K).to_list()]
+        return [row["id"] for row in self.table.search(query).select(["id", "text"]).limit(K).to_list()]
 
 
 class MilvusLite:
