@@ -37,6 +37,7 @@ from .files import FileEntry, map_array
 from .loaded import LoadedSegment, nearest, row_scores, searched
 from .manifest import Manifest, Segment
 from .rescoring import AT_ONCE, Rescoring, Unit, depth_of
+from .spool import waiting
 from .stored import NEIGHBOR, Role, StoredVectors, blank
 from .vectors import check_unit
 
@@ -190,6 +191,10 @@ class Bundle:
         path = entry.verify(self.folder / "segments", content=entry not in self._good)
         self._good.add(entry)
         return path
+
+    def waiting(self) -> int:
+        """Number of vectors of an addition that has not ended; the same addition goes on behind them."""
+        return waiting(self.folder / "staging", self._manifest.next_row)
 
     def truncated(self) -> int:
         """Number of live documents whose text was longer than the model reads."""

@@ -64,7 +64,7 @@ class Spool:
             note = dict(json.loads(self._note.read_text()))
             encoded, sums = int(note.pop("encoded")), note.pop("sha256")
             if note != self._plan:
-                return encoded if waits(self._folder, self._plan["first_row"]) else 0
+                return waiting(self._folder, self._plan["first_row"])
             self._sums = (_sum_of(self._raw, self._position(encoded)), _sum_of(self._flags, encoded))
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return 0
@@ -133,12 +133,13 @@ class Spool:
         return FileEntry(name=path.name, role="raw", bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
-def waits(folder: Path, first_row: int) -> bool:
-    """Whether a folder holds vectors of an interrupted run whose rows, from `first_row` on, are still to be given."""
+def waiting(folder: Path, first_row: int) -> int:
+    """How many vectors a folder holds of a run that has not ended, if its rows, from `first_row` on, are still free."""
     try:
-        return bool(json.loads((folder / "progress.json").read_text()).get("first_row", 0) == first_row)
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return False
+        note = json.loads((folder / "progress.json").read_text())
+        return int(note["encoded"]) if note.get("first_row", 0) == first_row else 0
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return 0
 
 
 def _sum_of(path: Path, size: int) -> hashlib._Hash:

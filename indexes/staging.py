@@ -3,9 +3,10 @@
     INDEX/staging/documents.sqlite    every document of the build, checked before any model runs
     INDEX/staging/raw.npy, ...        their raw vectors, chunk after chunk (`indexes.spool`)
 
-Nothing in here is part of the index: readers never look. When a build (or an addition to an
-index) is started again with the same documents and the same plan, it goes on after the last good
-chunk; chunks are always cut at the same rows, so the result has the same bytes.
+Nothing in here is part of the index; readers look no further than how many vectors there are. When
+a build (or an addition to an index) is started again with the same documents and the same plan, it
+goes on after the last good chunk; chunks are always cut at the same rows, so the result has the same
+bytes.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from .loaded import LoadedSegment
 from .lock import write_lock
 from .manifest import FORMAT_VERSION, Manifest, Segment
 from .seal import CATALOGUE, SEAL, break_seal, seal
-from .spool import waits
+from .spool import waiting
 from .staging import Staging
 from .steps import step
 from .stored import Role
@@ -149,7 +149,7 @@ class BundleWriter:
         for path in (self.folder / "segments").glob("*"):
             if path.name not in listed and _OURS.fullmatch(f"segments/{path.name}"):
                 path.unlink()
-        if manifest is not None and not waits(self.folder / "staging", manifest.next_row):
+        if manifest is not None and not waiting(self.folder / "staging", manifest.next_row):
             shutil.rmtree(self.folder / "staging", ignore_errors=True)
         step("swept")
 

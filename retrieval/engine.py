@@ -801,6 +801,9 @@ class Engine:
     def info(self) -> dict[str, Any]:
         """What this index is: documents, dim, model, whitening, index, bytes, format_version and more.
 
+        ``unfinished`` is the number of texts that an interrupted addition had encoded, or one under way has; the same
+        addition goes on behind them.
+
         Examples
         --------
         >>> import tempfile, pathlib
@@ -821,6 +824,7 @@ class Engine:
             "deleted": dead,
             "segments": len(manifest.segments),
             "truncated": self._bundle.truncated(),
+            "unfinished": self._bundle.waiting(),
             "dim": manifest.dim,
             "model": manifest.model["name"],
             "model_source": manifest.model["source"],

@@ -473,7 +473,7 @@ def test_an_interrupted_addition_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     with Engine.open(tmp_path / "i", model=Tired(16, 20)) as tired, pytest.raises(KeyboardInterrupt):
         tired.upsert(documents[10:])
     with Engine.open(tmp_path / "i", model=(encoder := Counting())) as engine:
-        assert len(contents(engine)) == 20
+        assert len(contents(engine)) == 20 and engine.info()["unfinished"] == 16
         encoder.asked.clear()
         with pytest.raises(IndexUnfinishedError, match=r"addition of other documents .*16 vectors are done.*--fresh"):
             engine.add(["something else"])
@@ -483,6 +483,7 @@ def test_an_interrupted_addition_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
         assert encoder.asked == []
         assert engine.upsert(documents[10:]) == Changes(added=40, unchanged=10)
         assert encoder.asked == [f"text {i}" for i in range(36, 60)]
+        assert engine.info()["unfinished"] == 0
         whole(engine)
 
 
@@ -493,8 +494,12 @@ def test_an_interrupted_addition_can_be_thrown_away(tmp_path: Path, monkeypatch:
         tired.add([f"text {i}" for i in range(50)])
     with Engine.open(tmp_path / "i") as engine:
         assert engine.add(["something else"], fresh=True) == Changes(added=1)
-        assert len(engine) == 2
+        assert len(engine) == 2 and engine.info()["unfinished"] == 0
         whole(engine)
+        (tmp_path / "i" / "staging").mkdir()
+        for damaged in ("", "[]", '{"encoded": "many"}', '{"encoded": 3, "first_row": 0}'):  # of other rows
+            (tmp_path / "i" / "staging" / "progress.json").write_text(damaged)
+            assert engine.info()["unfinished"] == 0
 
 
 # ---- old indexes
