@@ -297,7 +297,7 @@ class Staging:
         if not np.isfinite(stored).all():
             raise VectorError(
                 f"the model gave vectors that do not fit {spool.dtype} (NaN, infinite or beyond 65,504); "
-                "keep them as raw='float32' if they are finite"
+                "keep them with raw='float32' (--raw float32) if they are finite"
             )
         rows = np.empty((len(self._sources), spool.dim), spool.dtype)
         flags = np.empty(len(self._sources), np.bool_)

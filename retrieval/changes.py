@@ -101,8 +101,8 @@ def put_documents(
     """Bring a corpus into an index; see `Engine.add` and `Engine.upsert`."""
     if prune and on_error == "skip":
         raise InputError(
-            "prune=True with on_error='skip' would delete the documents whose records are bad; mend those, "
-            "or do one after the other"
+            "prune=True (--prune) with on_error='skip' (--on-error skip) would delete the documents whose records are "
+            "bad; mend those, or do one after the other"
         )
     if bundle.manifest.neighbors is not None and not bundle.searchable:
         raise InputError(

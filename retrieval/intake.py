@@ -59,7 +59,7 @@ def stage_corpus(
     if on_error not in ("fail", "skip"):
         raise InputError(f"on_error={on_error!r}; expected 'fail' or 'skip'")
     if rejects is not None and on_error == "fail":
-        raise InputError("rejects are written only with on_error='skip'; give both or neither")
+        raise InputError("rejects are written only with on_error='skip' (--on-error skip); give both or neither")
     if rejects is not None and any(_same_file(Path(rejects), path) for path in _paths(corpus)):
         raise InputError(f"{fspath(rejects)} is the corpus itself; give another file for the rejects")
     rejected = 0

@@ -201,7 +201,7 @@ def test_duplicate_ids_name_both_lines(tmp_path: Path) -> None:
         (["build", "{corpus}", "-o", "{out}", "-m", "hash:8", "--dim", "9"], 1, "expected dim <= 8"),
         (["build", "{corpus}", "-o", "{out}", "-m", "hash:8", "--dim", "0"], 1, "dim=0"),
         (["build", "{corpus}", "-o", "{out}", "-m", "hash:8", "--dim", "4", "--no-whitening"], 2, "exclude each other"),
-        (["build", "{corpus}", "-o", "{out}", "-m", "hash:8", "--rejects", "{out}.r"], 1, "on_error='skip'"),
+        (["build", "{corpus}", "-o", "{out}", "-m", "hash:8", "--rejects", "{out}.r"], 1, "--on-error skip"),
         (["build", "{corpus}", "-o", "{index}", "-m", "hash:8"], 1, "is an index already"),
         (["build", "-o", "{out}"], 2, "Missing argument"),
         (["query", "{index}"], 2, "give either TEXT or -i FILE"),

@@ -263,7 +263,9 @@ class CrossEncoderSearch:
         if milliseconds is not None and not 0 < milliseconds < np.inf:
             raise InputError(f"a budget of {milliseconds!r} ms; expected a number more than 0")
         if milliseconds is not None and self.method == "anchors":
-            raise InputError("method='anchors' divides a number of calls; expected a budget, not milliseconds")
+            raise InputError(
+                "method='anchors' (--method anchors) divides a number of calls; expected a budget, not milliseconds"
+            )
         able = self.basis.n if allowed is None else int(np.count_nonzero(allowed))
         most = budget = min(self.budget, able)
         vectors: Any = [None] * len(queries) if query_vectors is None else query_vectors
