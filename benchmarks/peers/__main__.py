@@ -38,10 +38,11 @@ def measure(sizes: tuple[int, ...], clients: tuple[str, ...], again: bool) -> No
     chosen = [system for system in SYSTEMS if not clients or system.client in clients]
     for system in chosen:
         note(f"{system.name}: its environment")
-        packages = {"packages": environment(system)}
-        first = steps.first_use(system)
+        packages = environment(system)
+        first = steps.first_use(system)  # also where it is known: the timed builds that follow need it done
         known = known_here("peers").get("systems", {})
-        write_here("peers", {"systems": known | {system.name: first | known.get(system.name, {}) | packages}})
+        row = first | known.get(system.name, {}) | {"packages": packages}
+        write_here("peers", {"systems": known | {system.name: row}})
     for size in sizes or (*SIZES, 0):
         fitting = [system for system in chosen if system.most is None or size <= system.most]
         measure_on(corpora.of_sentences(size) if size else corpora.scifact(), fitting, again)

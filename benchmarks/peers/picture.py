@@ -32,8 +32,8 @@ def draw(processors: dict[str, dict[str, dict[str, dict[str, Any]]]]) -> None:
     from matplotlib import pyplot as plt
     from matplotlib.patches import Patch
 
-    everywhere = [name for name in next(iter(processors.values()), {}) if name != "scifact"]
-    everywhere = [name for name in everywhere if all(name in corpora for corpora in processors.values())]
+    first, *others = processors.values() or [{}]
+    everywhere = [name for name in first if name != "scifact" and all(name in other for other in others)]
     if not everywhere:
         raise click.ClickException(
             "no number of sentences was measured on every processor: peers measure --texts 20000"
