@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.compiled.encoder import CompiledEncoder
+from retrieval.compiled.export import export_encoder
 from retrieval.compiled.graph import Graph
 from retrieval.console import note
 from retrieval.encoder import SentenceTransformerEncoder
@@ -73,8 +74,10 @@ def candidates(
         halved.model.to(torch.bfloat16)
         yield "torch, bfloat16", lambda texts: halved.encode(texts).vectors
     if _installed("onnxruntime"):
-        yield "ONNX Runtime, float32", _through(ours, OnnxGraph(ours.compiled.graph))
-        yield "ONNX Runtime, int8, dynamic", _through(ours, OnnxGraph(dynamic(ours.compiled.graph, folder)))
+        graph = folder / "graph.onnx"
+        export_encoder(SentenceTransformerEncoder(files, NO_PROMPTS).model, graph)
+        yield "ONNX Runtime, float32", _through(ours, OnnxGraph(graph))
+        yield "ONNX Runtime, int8, dynamic", _through(ours, OnnxGraph(dynamic(graph, folder)))
     if _installed("nncf"):
         path = static(ours, calibration, folder)
         yield "OpenVINO, int8, static; else float32", _through(ours, Graph(path, "float32"))

@@ -4,12 +4,13 @@
     INDEX/catalogue.seal               its SHA-256, while nobody writes
     INDEX/segments/000001.faiss        search structure of the rows of commit 1
     INDEX/segments/000001.raw.npy      their raw vectors, memory-mapped when needed
+    INDEX/segments/000001.sums         SHA-256 of each block of them (see `indexes.blocks`)
     INDEX/segments/000001.rows.npy     their row numbers, where some were deleted before they were merged
     INDEX/segments/000001.whitening.safetensors
     INDEX/segments/000002.anchors.safetensors       queries that a cross-encoder scores the documents with
     INDEX/segments/000003.000000.scores.npy         these scores, where some were made
     INDEX/segments/000004.000000.neighbors.npy      the nearest rows of each row, where there is a neighbour graph
-    INDEX/segments/000001.graph.onnx, 000001.tokenizer.json     the compiled encoder, in a portable index
+    INDEX/segments/000001.graph.xml, 000001.graph.bin, 000001.tokenizer.json     the compiled encoder, if portable
     INDEX/staging/                     a build in progress (see `indexes.staging`)
     INDEX/write.lock                   one writer at a time
     INDEX/pairs.sqlite                 scores of a cross-encoder, of no commit (see `indexes.pair_scores`)
@@ -25,12 +26,14 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .blocks import CheckedRows
 from .catalogue import Catalogue, StoredDocument
 from .errors import RESTORE, IndexCorruptError, IndexError_, InputError
 from .files import FileEntry, map_array
@@ -38,7 +41,7 @@ from .loaded import LoadedSegment, nearest, row_scores, searched
 from .manifest import Manifest, Segment
 from .rescoring import AT_ONCE, Rescoring, Unit, depth_of
 from .spool import waiting
-from .stored import NEIGHBOR, Role, StoredVectors, blank
+from .stored import NEIGHBOR, Role, Rows, StoredVectors, blank
 from .vectors import check_unit
 
 T = TypeVar("T")
@@ -90,7 +93,7 @@ class Bundle:
         self.folder = folder = folder.absolute()  # the process may go elsewhere
         self._catalogue = Catalogue(folder)
         self._loaded: list[LoadedSegment] = []
-        self._rescoring = Rescoring(self._verified_once)
+        self._rescoring = Rescoring(self._few_raw)
         self._good: set[FileEntry] = set()  # raw vectors, which are verified when they are first used
         self._generation = -1
         try:
@@ -272,7 +275,12 @@ class Bundle:
         return self.read(all_of_them)
 
     def kept(
-        self, role: Role, segments: Sequence[Segment] | None = None, dead: Int64 | None = None
+        self,
+        role: Role,
+        segments: Sequence[Segment] | None = None,
+        dead: Int64 | None = None,
+        *,
+        few: bool = False,
     ) -> StoredVectors | None:
         """What is kept of each live row beside the search structure, verified; None if the index does not keep that.
 
@@ -285,11 +293,14 @@ class Bundle:
             Only of these.
         dead : ndarray of shape (m,), int64, optional
             Rows to be left out besides those deleted.
+        few : bool, default=False
+            Some rows of raw vectors will be read, not all: they are verified by then, and no others.
         """
         if (form := self._form(role)) is None:
             return None
         of_these = [loaded for loaded in self._loaded if segments is None or loaded.segment in segments]
-        parts = [(self.kept_of(role, loaded.segment), *loaded.live(dead)) for loaded in of_these]
+        rows_of = self._few_raw if few and role == "raw" else partial(self.kept_of, role)
+        parts = [(rows_of(loaded.segment), *loaded.live(dead)) for loaded in of_these]
         return StoredVectors(parts, *form)
 
     def kept_of(self, role: Role, segment: Segment) -> NDArray[Any]:
@@ -299,6 +310,15 @@ class Bundle:
         (width, dtype), file = form, getattr(segment, role)
         shape = (segment.count, width)
         return blank(*shape, dtype) if file is None else map_array(self._verified_once(file), shape, dtype)
+
+    def _few_raw(self, segment: Segment) -> Rows:
+        """The raw vectors of a segment, of which those that are read are verified: all at once, if it has no sums."""
+        if segment.sums is None:
+            return self.kept_of("raw", segment)
+        form, place = self._form("raw"), self.folder / "segments"
+        assert form is not None and segment.raw is not None
+        (width, dtype), path = form, segment.raw.verify(place, content=False)
+        return CheckedRows(path, (segment.count, width), dtype, segment.sums.verify(place).read_bytes())
 
     def _form(self, role: Role) -> tuple[int, Any] | None:
         """How many of which dtype are kept of each row."""
@@ -316,12 +336,14 @@ class Bundle:
         return None if entry is None else self._verified(entry)
 
     @property
-    def compiled(self) -> tuple[Path, Path, Mapping[str, Any]] | None:
-        """Graph, tokenizer and settings of the encoder that lies in this index, verified, or None."""
+    def compiled(self) -> dict[str, Any] | None:
+        """Settings of the encoder that lies in this index and verified paths of its graph, weights and tokenizer."""
         manifest = self._manifest
-        if manifest.graph_file is None or manifest.tokenizer_file is None or manifest.compiled is None:
+        if manifest.compiled is None:
             return None
-        return self._verified(manifest.graph_file), self._verified(manifest.tokenizer_file), manifest.compiled
+        files = {"graph": manifest.graph_file, "weights": manifest.weights_file, "tokenizer": manifest.tokenizer_file}
+        paths = {name: None if file is None else self._verified(file) for name, file in files.items()}
+        return paths | {"settings": manifest.compiled}
 
     def searched_vectors(self) -> StoredVectors:
         """The unit rows of all live rows that are searched, as the structures hold them (8-bit codes decoded)."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .blocks import sums_of
 from .bundle import Bundle
 from .catalogue import Catalogue
 from .errors import RESTORE, IndexCorruptError, RetrievalError
@@ -98,6 +99,7 @@ def _checks(
         def look() -> None:
             with closing(Bundle(folder)) as bundle:
                 if deep:
+                    _check_sums(folder / "segments", manifest)
                     bundle.read(lambda: inspect(bundle))
 
         checks.append(check("vectors", look))
@@ -123,6 +125,15 @@ def _check_rows(folder: Path, catalogue: Catalogue, manifest: Manifest) -> None:
         problem = f"row {vectors[-1]} was never given; the next one is {manifest.next_row}"
     if problem:
         raise IndexCorruptError(f"{folder / CATALOGUE}: {problem}; {RESTORE}")
+
+
+def _check_sums(folder: Path, manifest: Manifest) -> None:
+    """Raw vectors and the sums of their blocks were committed together."""
+    for segment in manifest.segments:
+        if segment.raw is not None and segment.sums is not None:
+            path, sums = folder / segment.raw.name, folder / segment.sums.name
+            if sums_of(path, segment.raw.sha256) != sums.read_bytes():
+                raise IndexCorruptError(f"{sums} holds the checksums of another file than {path}; {RESTORE}")
 
 
 def _check_documents(catalogue: Catalogue) -> None:

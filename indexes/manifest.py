@@ -17,7 +17,11 @@ from typing import Any
 from .errors import IndexCorruptError, IndexVersionError
 from .files import FileEntry
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
+FILES = ("whitening_file", "anchors_file", "graph_file", "weights_file", "tokenizer_file")
+"""Fields of a manifest that name a file."""
+ROLES = ("vectors", "raw", "sums", "rows", "scores", "neighbors")
+"""Fields of a segment that do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,8 @@ class Segment:
         FAISS factory string of the structure.
     vectors : FileEntry
     raw : FileEntry or None
+    sums : FileEntry or None
+        SHA-256 of each block of raw (see `indexes.blocks`); None in what was written before there were any.
     rows : FileEntry or None
         The rows, ascending (npy, int64); None where they are first_row, first_row + 1, ...
     scores : FileEntry or None
@@ -49,11 +55,12 @@ class Segment:
     rows: FileEntry | None
     scores: FileEntry | None = None
     neighbors: FileEntry | None = None
+    sums: FileEntry | None = None
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
         """The files of this segment."""
-        files = (self.vectors, self.raw, self.rows, self.scores, self.neighbors)
+        files = (getattr(self, role) for role in ROLES)
         return tuple(file for file in files if file is not None)
 
 
@@ -87,8 +94,9 @@ class Manifest:
     anchors_file : FileEntry or None
         The anchor queries and the encoder's vectors of them.
     compiled : mapping or None
-        What runs the compiled encoder that lies in the index, beside its two files.
-    graph_file, tokenizer_file : FileEntry or None
+        What runs the compiled encoder that lies in the index, beside its files.
+    graph_file, weights_file, tokenizer_file : FileEntry or None
+        Weights are apart from a graph in OpenVINO's own form, not from an .onnx file.
     neighbors : int or None
         How many nearest rows each row is linked with, where there is a neighbour graph.
     made_by : mapping
@@ -111,6 +119,7 @@ class Manifest:
     anchors_file: FileEntry | None = None
     compiled: Mapping[str, Any] | None = None
     graph_file: FileEntry | None = None
+    weights_file: FileEntry | None = None
     tokenizer_file: FileEntry | None = None
     neighbors: int | None = None
     format_version: int = FORMAT_VERSION
@@ -118,8 +127,7 @@ class Manifest:
     @property
     def files(self) -> tuple[FileEntry, ...]:
         """Every file this commit lists."""
-        files = (self.whitening_file, self.anchors_file, self.graph_file, self.tokenizer_file)
-        own = tuple(file for file in files if file is not None)
+        own = tuple(file for name in FILES if (file := getattr(self, name)) is not None)
         return own + tuple(file for segment in self.segments for file in segment.files)
 
     def _check(self) -> None:
@@ -146,6 +154,8 @@ class Manifest:
             raise ValueError(f"raw vectors of {self.raw!r:.40}")
         if any((segment.raw is None) != (self.raw is None) for segment in self.segments):
             raise ValueError("a segment with raw vectors, or one without, that should not be")
+        if any(segment.raw is None and segment.sums is not None for segment in self.segments):
+            raise ValueError("sums of no raw vectors")
         if self.whitening is not None:
             _of(self.whitening["fitted_below"], int)
         if (self.whitening is None) != (self.whitening_file is None):
@@ -164,6 +174,8 @@ class Manifest:
             _of(self.compiled["max_tokens"], int, type(None))
         if len({part is None for part in (self.compiled, self.graph_file, self.tokenizer_file)}) > 1:
             raise ValueError("a part of a compiled encoder")
+        if self.weights_file is not None and self.graph_file is None:
+            raise ValueError("weights without their graph")
         if self.anchors is None and any(segment.scores is not None for segment in self.segments):
             raise ValueError("scores without anchors")
         if self.neighbors is not None and _of(self.neighbors, int) < 1:
@@ -204,12 +216,12 @@ class Manifest:
             if version < 4:  # nor a neighbour graph
                 values["segments"] = [segment | {"neighbors": None} for segment in values["segments"]]
                 values["neighbors"] = None
-            roles = ("vectors", "raw", "rows", "scores", "neighbors")
+            if version < 5:  # nor sums, nor a graph whose weights are apart
+                values["segments"] = [segment | {"sums": None} for segment in values["segments"]]
             segments = tuple(
-                Segment(**(segment | {role: _entry(segment[role]) for role in roles})) for segment in values["segments"]
+                Segment(**(segment | {role: _entry(segment[role]) for role in ROLES})) for segment in values["segments"]
             )
-            names = ("whitening_file", "anchors_file", "graph_file", "tokenizer_file")
-            files = {name: _entry(values.get(name)) for name in names}
+            files = {name: _entry(values.get(name)) for name in FILES}
             manifest = cls(**(values | {"segments": segments} | files))
             manifest._check()
             return manifest

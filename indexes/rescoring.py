@@ -1,20 +1,22 @@
 """Scores by the raw vectors themselves, of the few rows that codes have found.
 
-A file of raw vectors is held against its checksum when its first row is read, once in a process. That takes
-some seconds for a gigabyte, which is why there is a limit (`WHOLE`): beyond it the codes alone decide.
+Of a file of raw vectors that has sums (`indexes.blocks`), as much is verified as is read. One without them, of an
+index of version 4 or before, is read whole when its first row is, once in a process. That takes some seconds for a
+gigabyte, which is why there is a limit for those (`WHOLE`): beyond it the codes alone decide.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .files import FileEntry, map_array
+from .files import FileEntry
 from .loaded import DECIMALS, LoadedSegment
+from .manifest import Segment
+from .stored import Rows
 
 Int64 = NDArray[np.int64]
 Floats = NDArray[np.floating[Any]]
@@ -36,13 +38,13 @@ class Rescoring:
 
     Parameters
     ----------
-    verified : callable
-        The path of a file, once it is known to be what was committed.
+    opened : callable
+        Those of a segment; any of them can be read, and is verified by then.
     """
 
-    def __init__(self, verified: Callable[[FileEntry], Path]) -> None:
-        self._verified = verified
-        self._open: dict[FileEntry, Floats] = {}
+    def __init__(self, opened: Callable[[Segment], Rows]) -> None:
+        self._opened = opened
+        self._open: dict[FileEntry, Rows] = {}
 
     def keep(self, segments: Sequence[LoadedSegment]) -> None:
         """Let go of the files of other segments than these."""
@@ -81,7 +83,7 @@ class Rescoring:
             places = np.searchsorted(loaded.rows, wanted).clip(max=len(loaded.rows) - 1)
             here = loaded.rows[places] == wanted
             if here.any():
-                raw[here] = self._array(loaded, shape)[places[here]]
+                raw[here] = self._rows(loaded.segment)[places[here]]
         # subtle: equal rows in different places of a product differ in their last digits, and would not tie
         first: dict[bytes, int] = {}
         own = unit(raw).astype(np.float64)[[first.setdefault(row.tobytes(), at) for at, row in enumerate(raw)]]
@@ -92,16 +94,16 @@ class Rescoring:
             found[query, there] = np.einsum("nd,d->n", of_query, vector).round(DECIMALS)  # not by BLAS's threads
         return found
 
-    def _array(self, loaded: LoadedSegment, shape: tuple[int, str]) -> Floats:
-        file = loaded.segment.raw
-        assert file is not None
-        if file not in self._open:
-            self._open[file] = map_array(self._verified(file), (loaded.segment.count, shape[0]), shape[1])
-        return self._open[file]
+    def _rows(self, segment: Segment) -> Rows:
+        assert segment.raw is not None
+        if segment.raw not in self._open:
+            self._open[segment.raw] = self._opened(segment)
+        return self._open[segment.raw]
 
 
 def depth_of(segments: Sequence[LoadedSegment], k: int) -> tuple[bool, int]:
     """Whether codes are to be rescored, and how many rows must be found so that the best k are among them."""
     codes = min((loaded.index.bits for loaded in segments), default=32)
-    size = sum(loaded.segment.raw.bytes for loaded in segments if loaded.segment.raw is not None)
+    whole = [loaded.segment.raw for loaded in segments if loaded.segment.sums is None]
+    size = sum(raw.bytes for raw in whole if raw is not None)
     return codes < 32 and size <= WHOLE, (k if codes >= 8 else COARSE * k) + MARGIN

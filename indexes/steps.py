@@ -16,6 +16,7 @@ STEPS = (
     "segment written",
     "rows written",
     "raw written",
+    "sums written",
     "whitening written",
     "anchors written",
     "scores written",

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .blocks import sums_of
 from .bundle import Bundle
 from .catalogue import (
     Catalogue,
@@ -201,6 +202,10 @@ class BundleWriter:
         file = write(self._new_path(f"{first}.{role}.npy"))
         step(f"{role} written")
         changed: dict[str, FileEntry] = {role: file}
+        if role == "raw":
+            sums = sums_of(self.folder / "segments" / file.name, file.sha256)
+            changed["sums"] = self._written("sums", sums, ".sums")
+            step("sums written")
         return dataclasses.replace(segment, **changed)  # type: ignore[arg-type]
 
     def with_values(
@@ -236,26 +241,35 @@ class BundleWriter:
 
     def write_whitening(self, data: bytes) -> FileEntry:
         """Write the file of a new whitening, durably."""
-        file = self._written("whitening", data)
+        file = self._written("whitening", data, ".whitening.safetensors")
         step("whitening written")
         return file
 
     def write_anchors(self, data: bytes) -> FileEntry:
         """Write the file of new anchor queries, durably."""
-        file = self._written("anchors", data)
+        file = self._written("anchors", data, ".anchors.safetensors")
         step("anchors written")
         return file
 
-    def write_compiled(self, graph: bytes, tokenizer: bytes, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the files of a compiled encoder, durably; the fields of the manifest that tell of it."""
-        return {
-            "compiled": settings,
-            "graph_file": self._written("graph", graph, ".onnx"),
-            "tokenizer_file": self._written("tokenizer", tokenizer, ".json"),
-        }
+    def write_compiled(self, files: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Copy the files of a compiled encoder, durably; the fields of the manifest that tell of it.
 
-    def _written(self, role: str, data: bytes, suffix: str = ".safetensors") -> FileEntry:
-        path = self._new_path(f".{role}{suffix}")
+        Parameters
+        ----------
+        files : mapping
+            By what they are: graph, weights (if they are apart), tokenizer.
+        settings : mapping
+        """
+        # OpenVINO looks for weights beside the graph, under its name
+        stems = {"graph": "graph", "weights": "graph", "tokenizer": "tokenizer"}
+        found = {
+            f"{role}_file": self._written(role, path.read_bytes(), f".{stems[role]}{path.suffix}")
+            for role, path in files.items()
+        }
+        return {"compiled": settings, **found}
+
+    def _written(self, role: str, data: bytes, ending: str) -> FileEntry:
+        path = self._new_path(ending)
         write_durably(path, data)
         return FileEntry(name=path.name, role=role, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 

@@ -37,7 +37,7 @@ def drift_of(bundle: Bundle, whitening: Whitening | None) -> dict[str, Any] | No
         edge = int(np.searchsorted(live, fitted_below))
         if edge == len(live):
             return None
-        raw = bundle.kept("raw")
+        raw = bundle.kept("raw", few=True)
         assert raw is not None
         return len(live) - edge, raw[edge + spread(len(live) - edge, SAMPLE)], raw[spread(edge, SAMPLE)]
 

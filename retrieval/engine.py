@@ -30,18 +30,17 @@ from indexes.errors import InputError
 from indexes.writer import BundleWriter, Kept
 
 from . import changes
-from .anchoring import Anchoring, anchors_record, drop_anchors, score_anchors
+from .anchoring import Anchoring, drop_anchors, score_anchors
 from .changes import Changes, check_ids
 from .compiled.store import Compiled
 from .corpora import Fields, Format
 from .cross.calls import Scorer
 from .cross.search import Method
-from .drift import drift_of
 from .encoder import Encoder, Model, Precision, Role, check_encoded, find_model, load_encoder
 from .export_index import ExportFormat, Which, export
 from .hit import Hit, hits_of
 from .intake import Corpus, stage_corpus
-from .linking import Linking, drop_graph, graph_record, link_documents
+from .linking import Linking, drop_graph, link_documents
 from .making import (
     LONGER,
     WhiteningChoice,
@@ -61,6 +60,7 @@ from .provenance import compiled_fields, compiled_of, encoder_of, made_by, model
 from .records import DEFAULT_FIELDS
 from .remembered import unremembered
 from .reranking import BUDGET, Reranked, Reranker, Reranking
+from .summary import summary
 from .verify import verify
 from .whitening import Whitening
 
@@ -794,7 +794,7 @@ class Engine:
         """The encoder that made the index, loaded and checked when it is first needed."""
         if self._encoder is None:
             found = None if self._model is not None else self._bundle.read(lambda: self._bundle.compiled)
-            carried = None if found is None else Compiled(graph=found[0], tokenizer=found[1], settings=found[2])
+            carried = None if found is None else Compiled(**found)
             self._encoder = encoder_of(self._bundle.manifest.model, self._model, carried)
         return self._encoder
 
@@ -811,39 +811,7 @@ class Engine:
         >>> engine.info()["documents"], engine.info()["index"]
         (2, 'Flat')
         """
-        return self._bundle.read(self._info)
-
-    def _info(self) -> dict[str, Any]:
-        manifest = self._bundle.manifest
-        dead, whitening = len(self._bundle.deleted_rows()), None
-        if manifest.whitening is not None:
-            whitening = {name: value for name, value in manifest.whitening.items() if name != "fitted_below"}
-        return {
-            "path": str(self._bundle.folder),
-            "documents": manifest.documents,
-            "deleted": dead,
-            "segments": len(manifest.segments),
-            "truncated": self._bundle.truncated(),
-            "unfinished": self._bundle.waiting(),
-            "dim": manifest.dim,
-            "model": manifest.model["name"],
-            "model_source": manifest.model["source"],
-            "model_dim": manifest.model["dim"],
-            "precision": manifest.model.get("precision", "float32"),
-            "portable": manifest.compiled is not None,
-            "fingerprint": dict(manifest.model["fingerprint"]),
-            "whitening": whitening,
-            "index": manifest.index["factory"],
-            "index_reason": manifest.index["reason"],
-            "raw_vectors": manifest.raw,
-            "anchors": anchors_record(self._bundle),
-            "graph": graph_record(self._bundle),
-            "drift": drift_of(self._bundle, self.whitening),
-            "bytes": self._bundle.bytes_on_disk(),
-            "generation": manifest.generation,
-            "format_version": manifest.format_version,
-            "made_by": dict(manifest.made_by),
-        }
+        return self._bundle.read(lambda: summary(self._bundle, self.whitening))
 
     def __len__(self) -> int:
         """Number of documents in the newest state."""

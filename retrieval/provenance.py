@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from indexes.errors import InputError
@@ -69,12 +70,12 @@ def encoder_of(record: Mapping[str, Any], place: str | Encoder | None, carried: 
 
 
 def compiled_fields(
-    compiled: Compiled | None, write: Callable[[bytes, bytes, Mapping[str, Any]], dict[str, Any]]
+    compiled: Compiled | None, write: Callable[[Mapping[str, Path], Mapping[str, Any]], dict[str, Any]]
 ) -> dict[str, Any]:
     """The fields of a manifest that tell of an encoder carried along, once its files are written."""
     if compiled is None:
         return {}
-    return write(compiled.graph.read_bytes(), compiled.tokenizer.read_bytes(), compiled.settings)
+    return write(compiled.files, compiled.settings)
 
 
 def compiled_of(encoder: Encoder) -> Compiled:

@@ -505,7 +505,7 @@ def test_an_interrupted_addition_can_be_thrown_away(tmp_path: Path, monkeypatch:
 # ---- old indexes
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
 def test_golden_indexes_stay_readable_and_writable(root: Path, tmp_path: Path, version: int) -> None:
     golden = root / "tests" / "data" / f"index-v{version}"
     expected = json.loads(golden.with_name(golden.name + ".json").read_text())

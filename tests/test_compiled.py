@@ -186,7 +186,7 @@ def test_threads_may_share_one(folder: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process cannot be held on one processor here")
 def test_a_process_may_end_right_after_an_answer(folder: Path, cache: Path) -> None:
     made(folder, "float32")
-    (graph,) = cache.glob("*/graph.onnx")
+    (graph,) = cache.glob("*/graph.xml")
     code = (
         "import os, numpy; from pathlib import Path; from retrieval.compiled.graph import Graph; "
         # on one processor OpenVINO's threads are late: with callbacks more than half of these processes were aborted
@@ -263,7 +263,7 @@ def test_a_portable_index_needs_no_model_and_no_cache(folder: Path, cache: Path,
     with Engine.open(tmp_path / "plain") as engine, pytest.raises(ModelError, match="was not found"):
         engine.search(TEXTS[2])
     plain.close()
-    for name in ("graph.onnx", "tokenizer.json"):
+    for name in ("graph.xml", "graph.bin", "tokenizer.json"):
         (path,) = (index / "segments").glob(f"*.{name}")
         good = path.read_bytes()
         path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
@@ -292,7 +292,7 @@ def test_an_index_is_searched_in_the_precision_it_was_made_in(folder: Path, tmp_
         assert isinstance(engine.encoder, CompiledEncoder) and engine.encoder.precision == "float32"
 
 
-@pytest.mark.parametrize("name", ["graph.onnx", "tokenizer.json", "compiled.json"])
+@pytest.mark.parametrize("name", ["graph.xml", "graph.bin", "tokenizer.json", "compiled.json"])
 def test_what_is_damaged_is_made_again(folder: Path, cache: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     expected = made(folder, "float32").encode(TEXTS).vectors
     (path,) = cache.glob(f"*/{name}")

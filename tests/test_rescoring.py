@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from test_engine import texts
 
+from indexes.blocks import BLOCK, CheckedRows, sums_of
 from indexes.errors import IndexCorruptError
+from indexes.files import sha256_of, write_array
+from indexes.writer import BundleWriter
 from retrieval import Document, Engine, Whitening
+from retrieval.verify import verify
 
 TEXTS, QUERIES = texts(3000), texts(40, seed=9)
 WHITENING = Whitening(24, beta=0.5, gamma=0.25)
@@ -41,6 +50,14 @@ def same(one: list[list[tuple[str, float]]], two: list[list[tuple[str, float]]])
         assert all(abs(dict(a)[doc_id] - dict(b)[doc_id]) <= 2e-6 for doc_id in both)
         shares.append(len(both) / len(b))
     return float(np.mean(shares))
+
+
+def without_sums(engine: Engine) -> None:
+    """As an index of version 4 is, until it is made anew."""
+    with BundleWriter(engine._bundle.folder, engine._bundle) as writer:
+        segments = [dataclasses.replace(segment, sums=None) for segment in engine._bundle.manifest.segments]
+        writer.commit(segments, made_by=engine._bundle.manifest.made_by)
+    engine._bundle.refresh()
 
 
 def built(tmp_path: Path, **how: Any) -> Engine:
@@ -174,14 +191,120 @@ def test_a_row_that_codes_cannot_hold_is_no_damage(tmp_path: Path, monkeypatch: 
         assert abs(code.score - hit.score) > 0.05
 
 
-def test_raw_vectors_beyond_the_limit_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_raw_vectors_without_sums_are_left_alone_beyond_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with built(tmp_path, index="SQ8") as engine:
-        size = 3000 * 48 * 2 + 128
-        for limit, scored in ((size, exact(engine)), (size - 1, None)):
+        monkeypatch.setattr("indexes.rescoring.WHOLE", 0)
+        assert same(found(engine), exact(engine)) > 0.999  # these have sums
+        without_sums(engine)
+        for limit, scored in ((SIZE, exact(engine)), (SIZE - 1, None)):
             monkeypatch.setattr("indexes.rescoring.WHOLE", limit)
             codes = engine._bundle.search(engine.embed(QUERIES, "query"), 10)
             expected = scored or [[(one.document.doc_id, one.score) for one in of] for of in codes]
             assert same(found(engine), expected) > 0.999
+
+
+# ---- as much is verified as is read
+
+
+SIZE = 128 + 3000 * 48 * 2
+BLOCKS = -(-SIZE // BLOCK)
+
+
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes that are summed up from now on, a number for each block."""
+    sizes: list[int] = []
+    real = hashlib.sha256
+
+    def noted(data: Any = b"") -> Any:
+        sizes.append(memoryview(data).nbytes)
+        return real(data)
+
+    monkeypatch.setattr("indexes.blocks.hashlib", SimpleNamespace(sha256=noted))
+    return sizes
+
+
+def test_only_the_blocks_of_what_is_found_are_verified_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built(tmp_path, index="SQ8").close()
+    sizes = hashed(monkeypatch)
+    with Engine.open(tmp_path / "i") as engine:
+        assert sizes == []
+        first = engine.search(QUERIES[0], 1)
+        before = len(sizes)  # nine rows are scored again for k = 1
+        assert 1 < before < BLOCKS and set(sizes) <= {BLOCK, SIZE % BLOCK}
+        assert engine.search(QUERIES[0], 1) == first and len(sizes) == before
+        engine.search(QUERIES, 10)
+        assert before < len(sizes) <= BLOCKS
+
+
+def test_damage_is_seen_where_it_is_read_and_nowhere_else(tmp_path: Path) -> None:
+    with built(tmp_path, index="SQ8") as engine:
+        expected = engine.search(QUERIES[0], 1)
+    (path,) = (tmp_path / "i" / "segments").glob("*.raw.npy")
+    good, seen = path.read_bytes(), set()
+    for number in range(BLOCKS):
+        at = number * BLOCK + 77
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        with Engine.open(tmp_path / "i") as engine:
+            try:
+                assert engine.search(QUERIES[0], 1) == expected
+            except IndexCorruptError as error:
+                seen.add(number)
+                assert f"raw.npy is not what was committed (the SHA-256 of its {number + 1}. block" in str(error)
+        assert [each.name for each in verify(tmp_path / "i", deep=True) if each.problem] == [path.name]
+    assert {0, (128 + 96 * int(expected[0].doc_id)) // BLOCK} <= seen and len(seen) < BLOCKS
+
+
+def test_sums_of_another_file_are_seen(tmp_path: Path) -> None:
+    """As only a fault of the writer's could bring about: both files are as they were committed."""
+    with built(tmp_path, index="SQ8") as engine, BundleWriter(engine._bundle.folder, engine._bundle) as writer:
+        (segment,) = engine._bundle.manifest.segments
+        for data in (bytes(32 * BLOCKS), bytes(32)):
+            sums = writer._written("sums", data, ".sums")
+            writer.commit([dataclasses.replace(segment, sums=sums)], made_by=engine._bundle.manifest.made_by)
+            assert [
+                "another file than" in str(each.problem)
+                for each in verify(engine._bundle.folder, deep=True)
+                if each.problem
+            ]
+            with (
+                Engine.open(engine._bundle.folder) as other,
+                pytest.raises(IndexCorruptError, match="checksums of|committed"),
+            ):
+                other.search(QUERIES)
+            engine._bundle.refresh()
+
+
+@given(
+    rows=st.integers(1, 40), width=st.sampled_from([1, 3, 48, 384, 5000, 9000]), dtype=st.sampled_from(["f2", "f4"]),
+    data=st.data(),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_rows_and_their_blocks(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, width: int, dtype: str, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("rows") / "a.npy"
+    values = np.random.default_rng(rows * width).standard_normal((rows, width)).astype(dtype)
+    write_array(path, "raw", [values], values.shape, values.dtype)
+    content, sums = path.read_bytes(), sums_of(path, sha256_of(path))
+    assert sums == b"".join(hashlib.sha256(content[at : at + BLOCK]).digest() for at in range(0, len(content), BLOCK))
+    places = np.array(data.draw(st.lists(st.integers(0, rows - 1), max_size=6)), np.int64)
+    assert np.array_equal(CheckedRows(path, values.shape, values.dtype, sums)[places], values[places])
+    at = data.draw(st.integers(0, len(content) - 1))
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    start, stride = len(content) - values.nbytes, width * values.itemsize
+    starts = [start + stride * int(place) for place in places]
+    touched = {0} | {
+        byte // BLOCK for first in starts for byte in (*range(first, first + stride, 64), first + stride - 1)
+    }
+    try:
+        found_rows = CheckedRows(path, values.shape, values.dtype, sums)[places]
+        assert at // BLOCK not in touched and np.array_equal(found_rows, values[places])
+    except IndexCorruptError:
+        assert at // BLOCK in touched
 
 
 def test_raw_vectors_that_are_cut_off_are_seen(tmp_path: Path) -> None:

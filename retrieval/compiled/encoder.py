@@ -19,7 +19,7 @@ from indexes.errors import ModelError
 from ..encoder import Encoded, Precision, Role, SentenceTransformerEncoder, chosen_prompts, each_once
 from ..models import ModelFiles, fingerprint
 from . import store
-from .graph import is_installed
+from .graph import convert, is_installed
 from .making import make
 from .model import CompiledModel
 from .store import Compiled, compiled_in
@@ -116,6 +116,7 @@ def _writer(files: ModelFiles) -> Any:
         from .making import TRIED
 
         export_encoder(encoder.model, folder / "graph.onnx")
+        convert(folder / "graph.onnx")
         settings = {
             "dim": encoder.dim,
             "max_tokens": encoder.max_tokens,

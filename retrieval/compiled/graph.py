@@ -1,4 +1,4 @@
-"""An ONNX graph, run by OpenVINO: the one door to it."""
+"""A graph, run by OpenVINO: the one door to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from indexes.errors import InputError, MissingPackageError
+from indexes.errors import InputError, MissingPackageError, ModelError
 
 from ..encoder import Precision
 
@@ -51,13 +51,41 @@ def settings(precision: Precision, hint: Hint = "THROUGHPUT") -> dict[str, Any]:
     return how
 
 
+def convert(path: Path) -> None:
+    """Put OpenVINO's own form of a graph (.xml, and .bin beside it) in the place of an .onnx file.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read.
+    """
+    import openvino
+
+    openvino.save_model(_read(path), path.with_suffix(".xml"), compress_to_fp16=False)
+    path.unlink()
+
+
+def _read(path: Path) -> Any:
+    core = _core()
+    try:
+        return core.read_model(path)
+    except RuntimeError as error:
+        import openvino
+
+        told, version = " ".join(str(error).split()), openvino.__version__.split("-")[0]
+        raise ModelError(
+            f"the graph {path} cannot be read by OpenVINO {version} ({told:.200}); if a newer one wrote it, upgrade "
+            "this one: pip install -U openvino"
+        ) from error
+
+
 class Graph:
     """A graph of int64 inputs of shape (n, t) and one float output.
 
     Parameters
     ----------
     path : Path
-        An .onnx file.
+        An .xml file, whose .bin lies beside it, or an .onnx file; it is read at once.
     precision : {"float32", "bfloat16"}
         Of the arithmetic inside; what goes in and comes out stays as it is.
 
@@ -65,25 +93,24 @@ class Graph:
     ------
     InputError
         If the precision is another.
+    ModelError
+        If it cannot be read.
     MissingPackageError
-        If OpenVINO is not installed, when it is first run.
+        If OpenVINO is not installed.
     """
 
     def __init__(self, path: Path, precision: Precision) -> None:
         if precision not in get_args(Precision):
             raise InputError(f"precision={precision!r}; expected one of {', '.join(get_args(Precision))}")
-        self._path, self._precision = path, precision
+        self._model, self._precision = _read(path), precision
         self._made: dict[Hint, Any] = {}
         self._making = Lock()
 
     def _compiled(self, hint: Hint) -> Any:
         """Made when it is first needed: who only asks needs the one, who only builds the other."""
         with self._making:
-            if hint in self._made:
-                return self._made[hint]
-            if self._made and not self._path.exists():  # a cache may be emptied meanwhile; either gives the same
-                return next(iter(self._made.values()))
-            self._made[hint] = _core().compile_model(self._path, "CPU", settings(self._precision, hint))
+            if hint not in self._made:
+                self._made[hint] = _core().compile_model(self._model, "CPU", settings(self._precision, hint))
             return self._made[hint]
 
     @property

@@ -17,6 +17,7 @@ from indexes.errors import ModelError
 from ..encoder import Precision
 from ..models import ModelFiles, fingerprint, is_cross_encoder, locate
 from ..scorer import CrossEncoderScorer, PairScorer, scorer_fingerprint
+from .graph import convert
 from .making import TRIED, make
 from .model import CompiledModel
 from .store import Compiled, compiled_in
@@ -87,6 +88,7 @@ def _writer(files: ModelFiles) -> Any:
         from .export import export_scorer, export_tokenizer
 
         weights, bias = export_scorer(scorer.model, folder / "graph.onnx")
+        convert(folder / "graph.onnx")
         settings = {
             "max_tokens": scorer.max_length,
             "weights": weights,

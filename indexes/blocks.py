@@ -1,0 +1,94 @@
+"""A large file of rows, of which only what is read is held against its checksum.
+
+The sums of a file are the SHA-256 of each of its blocks of 16 KiB (the last may be shorter), one after the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import RESTORE, IndexCorruptError
+from .files import map_array
+
+Int64 = NDArray[np.int64]
+
+BLOCK = 1 << 14
+"""Bytes that are believed together: some rows of raw vectors."""
+
+SIZE = hashlib.sha256().digest_size
+
+
+def sums_of(path: Path, sha256: str) -> bytes:
+    """The sums of a file.
+
+    Raises
+    ------
+    IndexCorruptError
+        If its SHA-256 (hex) is another one.
+    """
+    whole, sums = hashlib.sha256(), []
+    with path.open("rb") as file:
+        for block in iter(partial(file.read, BLOCK), b""):
+            whole.update(block)
+            sums.append(hashlib.sha256(block).digest())
+    if whole.hexdigest() != sha256:
+        raise IndexCorruptError(f"{path} is not what was committed (its SHA-256 differs); {RESTORE}")
+    return b"".join(sums)
+
+
+class CheckedRows:
+    """An array on the disk, of shape (n, d), whose rows are verified when they are read.
+
+    Parameters
+    ----------
+    path : Path
+        A .npy file.
+    shape, dtype
+        Of the array.
+    sums : bytes
+        See `sums_of`.
+
+    Raises
+    ------
+    IndexCorruptError
+        If the file is of another length than its sums tell, or no such array; when rows are read, if a block of theirs
+        is not what was committed.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int], dtype: Any, sums: bytes) -> None:
+        self._path, self._sums = path, sums
+        self._bytes = np.memmap(path, np.uint8, "r")
+        if len(sums) != SIZE * -(-len(self._bytes) // BLOCK):
+            raise IndexCorruptError(f"the checksums of {path} are those of a file of another length; {RESTORE}")
+        self._good = np.zeros(len(sums) // SIZE, np.bool_)
+        self._verify(0)  # the header, which is evaluated
+        self._rows = map_array(path, shape, dtype)
+        self.shape, self.dtype = self._rows.shape, self._rows.dtype
+        self._stride = shape[1] * self._rows.itemsize
+        self._start = len(self._bytes) - self._rows.nbytes
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, places: Int64) -> NDArray[Any]:
+        """The rows at some positions, of shape (m, d)."""
+        # one byte of each block that a row reaches into
+        within = np.minimum(np.arange(0, self._stride + BLOCK, BLOCK), self._stride - 1)
+        blocks = np.unique((self._start + places[:, None] * self._stride + within) // BLOCK)
+        for number in blocks[~self._good[blocks]].tolist():
+            self._verify(number)
+        return np.asarray(self._rows[places])
+
+    def _verify(self, number: int) -> None:
+        block = self._bytes[number * BLOCK : (number + 1) * BLOCK]
+        if hashlib.sha256(block.data).digest() != self._sums[number * SIZE : (number + 1) * SIZE]:
+            raise IndexCorruptError(
+                f"{self._path} is not what was committed (the SHA-256 of its {number + 1:,}. block differs); {RESTORE}"
+            )
+        self._good[number] = True
