@@ -6,9 +6,11 @@ The sums of a file are the SHA-256 of each of its blocks of 16 KiB (the last may
 from __future__ import annotations
 
 import hashlib
+import os
+import weakref
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,14 +34,14 @@ def sums_of(path: Path, sha256: str) -> bytes:
     IndexCorruptError
         If its SHA-256 (hex) is another one.
     """
-    whole, sums = hashlib.sha256(), []
+    whole, sums = hashlib.sha256(), bytearray()
     with path.open("rb") as file:
         for block in iter(partial(file.read, BLOCK), b""):
             whole.update(block)
-            sums.append(hashlib.sha256(block).digest())
+            sums += hashlib.sha256(block).digest()
     if whole.hexdigest() != sha256:
         raise IndexCorruptError(f"{path} is not what was committed (its SHA-256 differs); {RESTORE}")
-    return b"".join(sums)
+    return bytes(sums)
 
 
 class CheckedRows:
@@ -48,7 +50,7 @@ class CheckedRows:
     Parameters
     ----------
     path : Path
-        A .npy file.
+        A .npy file; it is held open, and not mapped into memory: what the disk cannot read is an OSError.
     shape, dtype
         Of the array.
     sums : bytes
@@ -63,31 +65,34 @@ class CheckedRows:
 
     def __init__(self, path: Path, shape: tuple[int, int], dtype: Any, sums: bytes) -> None:
         self._path, self._sums = path, sums
-        self._bytes = np.memmap(path, np.uint8, "r")
-        if len(sums) != SIZE * -(-len(self._bytes) // BLOCK):
+        size = path.stat().st_size
+        if not size or len(sums) != SIZE * -(-size // BLOCK):
             raise IndexCorruptError(f"the checksums of {path} are those of a file of another length; {RESTORE}")
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
         self._good = np.zeros(len(sums) // SIZE, np.bool_)
         self._verify(0)  # the header, which is evaluated
-        self._rows = map_array(path, shape, dtype)
-        self.shape, self.dtype = self._rows.shape, self._rows.dtype
-        self._stride = shape[1] * self._rows.itemsize
-        self._start = len(self._bytes) - self._rows.nbytes
+        whole = cast("np.memmap[Any, Any]", map_array(path, shape, dtype))
+        self.shape, self.dtype = whole.shape, whole.dtype
+        self._start, self._stride = whole.offset, shape[1] * whole.itemsize
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return int(self.shape[0])
 
     def __getitem__(self, places: Int64) -> NDArray[Any]:
         """The rows at some positions, of shape (m, d)."""
+        starts = self._start + places * self._stride
         # one byte of each block that a row reaches into
         within = np.minimum(np.arange(0, self._stride + BLOCK, BLOCK), self._stride - 1)
-        blocks = np.unique((self._start + places[:, None] * self._stride + within) // BLOCK)
+        blocks = np.unique((starts[:, None] + within) // BLOCK)
         for number in blocks[~self._good[blocks]].tolist():
             self._verify(number)
-        return np.asarray(self._rows[places])
+        rows = b"".join([os.pread(self._file, self._stride, start) for start in starts.tolist()])
+        return np.frombuffer(rows, self.dtype).reshape(len(places), *self.shape[1:])
 
     def _verify(self, number: int) -> None:
-        block = self._bytes[number * BLOCK : (number + 1) * BLOCK]
-        if hashlib.sha256(block.data).digest() != self._sums[number * SIZE : (number + 1) * SIZE]:
+        block = os.pread(self._file, BLOCK, number * BLOCK)
+        if hashlib.sha256(block).digest() != self._sums[number * SIZE : (number + 1) * SIZE]:
             raise IndexCorruptError(
                 f"{self._path} is not what was committed (the SHA-256 of its {number + 1:,}. block differs); {RESTORE}"
             )

@@ -94,7 +94,7 @@ class Bundle:
         self._catalogue = Catalogue(folder)
         self._loaded: list[LoadedSegment] = []
         self._rescoring = Rescoring(self._few_raw)
-        self._good: set[FileEntry] = set()  # raw vectors, which are verified when they are first used
+        self._good: set[FileEntry] = set()  # what is verified whole when it is first used, not when it is loaded
         self._generation = -1
         try:
             self.refresh()
@@ -299,7 +299,7 @@ class Bundle:
         if (form := self._form(role)) is None:
             return None
         of_these = [loaded for loaded in self._loaded if segments is None or loaded.segment in segments]
-        rows_of = self._few_raw if few and role == "raw" else partial(self.kept_of, role)
+        rows_of = self._rescoring.rows_of if few and role == "raw" else partial(self.kept_of, role)
         parts = [(rows_of(loaded.segment), *loaded.live(dead)) for loaded in of_these]
         return StoredVectors(parts, *form)
 

@@ -71,7 +71,7 @@ class FileEntry:
 
     @property
     def _remedy(self) -> str:
-        if self.role in ("vectors", "whitening"):
+        if self.role in ("vectors", "whitening", "sums"):
             return "restore it from a copy, or make it anew from the raw vectors (retrieval rebuild)"
         if self.role == "neighbors":
             return "restore it from a copy, or make the graph anew (retrieval graph INDEX --fresh)"

@@ -174,8 +174,9 @@ class Manifest:
             _of(self.compiled["max_tokens"], int, type(None))
         if len({part is None for part in (self.compiled, self.graph_file, self.tokenizer_file)}) > 1:
             raise ValueError("a part of a compiled encoder")
-        if self.weights_file is not None and self.graph_file is None:
-            raise ValueError("weights without their graph")
+        graph, weights = ("" if file is None else file.name for file in (self.graph_file, self.weights_file))
+        if weights != (graph.removesuffix(".xml") + ".bin" if graph.endswith(".xml") else ""):
+            raise ValueError("a graph without its weights beside it")
         if self.anchors is None and any(segment.scores is not None for segment in self.segments):
             raise ValueError("scores without anchors")
         if self.neighbors is not None and _of(self.neighbors, int) < 1:

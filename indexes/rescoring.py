@@ -1,8 +1,9 @@
 """Scores by the raw vectors themselves, of the few rows that codes have found.
 
-Of a file of raw vectors that has sums (`indexes.blocks`), as much is verified as is read. One without them, of an
-index of version 4 or before, is read whole when its first row is, once in a process. That takes some seconds for a
-gigabyte, which is why there is a limit for those (`WHOLE`): beyond it the codes alone decide.
+Of a file of raw vectors that has sums (`indexes.blocks`), as much is verified as is read. One without them, of a
+segment that was written before there were any (format version 4), is read whole when its first row is, once in a
+process. That takes some seconds for a gigabyte, which is why there is a limit for those (`WHOLE`): beyond it the codes
+alone decide.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import IndexCorruptError
 from .files import FileEntry
 from .loaded import DECIMALS, LoadedSegment
 from .manifest import Segment
@@ -83,7 +85,11 @@ class Rescoring:
             places = np.searchsorted(loaded.rows, wanted).clip(max=len(loaded.rows) - 1)
             here = loaded.rows[places] == wanted
             if here.any():
-                raw[here] = self._rows(loaded.segment)[places[here]]
+                try:
+                    raw[here] = self.rows_of(loaded.segment)[places[here]]
+                except IndexCorruptError:
+                    self._open.pop(loaded.segment.raw, None)  # a good file may be put in its place
+                    raise
         # subtle: equal rows in different places of a product differ in their last digits, and would not tie
         first: dict[bytes, int] = {}
         own = unit(raw).astype(np.float64)[[first.setdefault(row.tobytes(), at) for at, row in enumerate(raw)]]
@@ -94,7 +100,8 @@ class Rescoring:
             found[query, there] = np.einsum("nd,d->n", of_query, vector).round(DECIMALS)  # not by BLAS's threads
         return found
 
-    def _rows(self, segment: Segment) -> Rows:
+    def rows_of(self, segment: Segment) -> Rows:
+        """The raw vectors of a segment, any of which can be read, and is verified by then."""
         assert segment.raw is not None
         if segment.raw not in self._open:
             self._open[segment.raw] = self._opened(segment)

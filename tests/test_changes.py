@@ -521,9 +521,11 @@ def test_golden_indexes_stay_readable_and_writable(root: Path, tmp_path: Path, v
         assert engine.upsert([("000", "a red fox runs"), ("new", "an otter swims")]) == Changes(added=1, replaced=1)
         assert contents(engine) == before | {"000": ("a red fox runs", {}), "new": ("an otter swims", {})}
         whole(engine)
+        assert all((segment.sums is None) == (version < 5) for segment in engine._bundle.manifest.segments[:1])
         engine.rebuild()
         whole(engine)
         assert engine.info()["format_version"] == FORMAT_VERSION
+        assert all(segment.sums is not None for segment in engine._bundle.manifest.segments)
 
 
 def test_a_golden_index_of_version_4_has_a_graph(root: Path, tmp_path: Path) -> None:

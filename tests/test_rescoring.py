@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -265,11 +266,8 @@ def test_sums_of_another_file_are_seen(tmp_path: Path) -> None:
         for data in (bytes(32 * BLOCKS), bytes(32)):
             sums = writer._written("sums", data, ".sums")
             writer.commit([dataclasses.replace(segment, sums=sums)], made_by=engine._bundle.manifest.made_by)
-            assert [
-                "another file than" in str(each.problem)
-                for each in verify(engine._bundle.folder, deep=True)
-                if each.problem
-            ]
+            (problem,) = [each.problem for each in verify(engine._bundle.folder, deep=True) if each.problem]
+            assert "another file than" in problem
             with (
                 Engine.open(engine._bundle.folder) as other,
                 pytest.raises(IndexCorruptError, match="checksums of|committed"),
@@ -305,6 +303,63 @@ def test_rows_and_their_blocks(
         assert at // BLOCK not in touched and np.array_equal(found_rows, values[places])
     except IndexCorruptError:
         assert at // BLOCK in touched
+
+
+def test_damaged_sums_are_mended_by_what_their_error_names(tmp_path: Path) -> None:
+    with built(tmp_path, index="SQ8") as engine:
+        expected = found(engine)
+    (path,) = (tmp_path / "i" / "segments").glob("*.sums")
+    good = path.read_bytes()
+    path.write_bytes(good[:40] + bytes([good[40] ^ 1]) + good[41:])
+    with Engine.open(tmp_path / "i") as engine, pytest.raises(IndexCorruptError, match=r"sums .*\(retrieval rebuild\)"):
+        engine.search(QUERIES)
+    with Engine.open(tmp_path / "i", searchable=False) as engine:
+        engine.rebuild(whitening="same", index="SQ8")
+        assert not [each for each in engine.verify(deep=True) if each.problem]
+    with Engine.open(tmp_path / "i") as engine:
+        assert same(found(engine), expected) > 0.999
+
+
+def test_a_file_that_was_restored_is_read_again(tmp_path: Path) -> None:
+    with built(tmp_path, index="SQ8") as engine:
+        (path,) = (tmp_path / "i" / "segments").glob("*.raw.npy")
+        good = path.read_bytes()
+        path.write_bytes(good[:BLOCK] + bytes(len(good) - BLOCK))
+        with pytest.raises(IndexCorruptError, match="is not what was committed"):
+            engine.search(QUERIES)
+        path.with_suffix(".copy").write_bytes(good)
+        path.with_suffix(".copy").replace(path)
+        assert same(found(engine), exact(engine)) > 0.999
+
+
+def test_what_the_disk_cannot_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with built(tmp_path, index="SQ8") as engine:
+
+        def broken(*arguments: Any) -> bytes:
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr("indexes.blocks.os.pread", broken)
+        with pytest.raises(OSError, match="Input/output error"):
+            engine.search(QUERIES)
+        monkeypatch.undo()
+        assert same(found(engine), exact(engine)) > 0.999
+
+
+def test_files_are_let_go_of(tmp_path: Path) -> None:
+    (values := np.zeros((3, 4), np.float16))[1] = 1
+    entry = write_array(path := tmp_path / "a.npy", "raw", [values], values.shape, values.dtype)
+    rows = CheckedRows(path, (3, 4), "float16", sums_of(path, entry.sha256))
+    file = rows._file
+    assert rows[np.array([1])].tolist() == [[1.0] * 4]
+    del rows
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file)
+
+
+def test_what_is_empty_has_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").touch()
+    with pytest.raises(IndexCorruptError, match="of a file of another length"):
+        CheckedRows(tmp_path / "a.npy", (0, 4), "float16", b"")
 
 
 def test_raw_vectors_that_are_cut_off_are_seen(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_every_damage_does_some(scene: Scene, tmp_path: Path, name: str) -> None
 
 def test_every_role_of_file_is_there_to_be_damaged(scene: Scene) -> None:
     suffixes = {name.partition(".")[2] for name in files_of(scene.index)}
-    assert suffixes >= {"sqlite", "seal", "faiss", "raw.npy", "rows.npy", "whitening.safetensors"}
+    assert suffixes >= {"sqlite", "seal", "faiss", "raw.npy", "sums", "rows.npy", "whitening.safetensors"}
 
 
 @pytest.mark.parametrize("name", [name for name in FORGERIES if name.startswith("*")])

@@ -58,10 +58,17 @@ def convert(path: Path) -> None:
     ------
     ModelError
         If it cannot be read.
+    OSError
+        If the other form cannot be written.
     """
     import openvino
 
-    openvino.save_model(_read(path), path.with_suffix(".xml"), compress_to_fp16=False)
+    model, place = _read(path), path.with_suffix(".xml")
+    try:
+        openvino.save_model(model, place, compress_to_fp16=False)
+        _core().read_model(place)  # what does not fit on a disk is left out without a word
+    except RuntimeError as error:
+        raise OSError(f"{place} cannot be written ({_told(error)})") from error
     path.unlink()
 
 
@@ -72,11 +79,15 @@ def _read(path: Path) -> Any:
     except RuntimeError as error:
         import openvino
 
-        told, version = " ".join(str(error).split()), openvino.__version__.split("-")[0]
         raise ModelError(
-            f"the graph {path} cannot be read by OpenVINO {version} ({told:.200}); if a newer one wrote it, upgrade "
-            "this one: pip install -U openvino"
+            f"the graph {path} cannot be read by OpenVINO {openvino.__version__.split('-')[0]} ({_told(error)}); "
+            "upgrade it (pip install -U openvino), or say where the model itself is (--model); what lies in the cache "
+            "may be removed, and is made again"
         ) from error
+
+
+def _told(error: Exception) -> str:
+    return f"{' '.join(str(error).split()):.200}"
 
 
 class Graph:

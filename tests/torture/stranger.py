@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from indexes.blocks import BLOCK
 from indexes.manifest import checksum
 
 from .asking import Scene, questioned
@@ -52,13 +53,19 @@ def entries(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def put(folder: Path, name: str, data: bytes) -> None:
-    """Replace a file, and its size and SHA-256 in the manifest."""
-    (folder / "segments" / name).write_bytes(data)
+    """Replace a file, its size and SHA-256 in the manifest, and the sums of its blocks where there are any."""
+    put = {name: data}
 
     def fit(manifest: dict[str, Any]) -> None:
+        for segment in manifest["segments"]:
+            if segment["raw"] and segment["raw"]["name"] == name:
+                blocks = (data[at : at + BLOCK] for at in range(0, len(data), BLOCK))
+                put[segment["sums"]["name"]] = b"".join(hashlib.sha256(block).digest() for block in blocks)
         for entry in entries(manifest):
-            if entry["name"] == name:
-                entry.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+            if entry["name"] in put:
+                fitting = put[entry["name"]]
+                (folder / "segments" / entry["name"]).write_bytes(fitting)
+                entry.update(bytes=len(fitting), sha256=hashlib.sha256(fitting).hexdigest())
 
     rewrite(folder, fit)
 
@@ -312,6 +319,8 @@ FORGERIES: dict[str, tuple[int, Forgery]] = {
     "*.npy, a header longer than the file": (2, _npy_length),
     "*.npy, another length": (3, _other_length(".npy")),
     "*.npy, values that cannot be": (2, _npy_values),
+    "*.sums, other bytes": (2, _noise(".sums")),
+    "*.sums, another length": (2, _other_length(".sums")),
     "*.safetensors, other bytes": (4, _noise(".safetensors")),
     "*.safetensors, another header": (8, _safetensors_header),
     "*.safetensors, another length": (2, _other_length(".safetensors")),
