@@ -23,9 +23,12 @@ from tiny_models import WORDS, tiny_encoder
 pytest.importorskip("openvino")
 
 from indexes.errors import FingerprintError, IndexCorruptError, InputError, ModelError  # noqa: E402
+from indexes.files import FileEntry, sha256_of  # noqa: E402
+from indexes.writer import BundleWriter  # noqa: E402
 from retrieval import Engine  # noqa: E402
 from retrieval.compiled import making, store  # noqa: E402
 from retrieval.compiled.encoder import CompiledEncoder, compiled_encoder  # noqa: E402
+from retrieval.compiled.export import export_encoder  # noqa: E402
 from retrieval.compiled.graph import Graph, native_precision, settings  # noqa: E402
 from retrieval.compiled.scorer import CompiledScorer, compiled_scorer  # noqa: E402
 from retrieval.encoder import SentenceTransformerEncoder, load_encoder  # noqa: E402
@@ -273,6 +276,33 @@ def test_a_portable_index_needs_no_model_and_no_cache(folder: Path, cache: Path,
         path.write_bytes(good)
 
 
+def test_an_index_that_carries_an_onnx_file_stays_as_good(folder: Path, cache: Path, tmp_path: Path) -> None:
+    """As it was written in format version 4."""
+    model = Path(shutil.copytree(folder, tmp_path / "model"))
+    with Engine.build(TEXTS[:8], tmp_path / "i", model=str(model), whitening=None, portable=True) as engine:
+        hits = engine.search(TEXTS[2], 3)
+        graph = tmp_path / "i" / "segments" / "000002.graph.onnx"
+        with BundleWriter(engine._bundle.folder, engine._bundle) as writer:
+            export_encoder(SentenceTransformerEncoder(locate(str(folder))).model, graph)
+            entry = FileEntry(name=graph.name, role="graph", bytes=graph.stat().st_size, sha256=sha256_of(graph))
+            writer.commit(
+                engine._bundle.manifest.segments, made_by={}, compiled=engine._bundle.manifest.compiled,
+                graph_file=entry, weights_file=None,
+            )  # fmt: skip
+    shutil.rmtree(model)
+    shutil.rmtree(cache)
+    with Engine.open(tmp_path / "i") as engine:
+        assert [(hit.doc_id, hit.score) for hit in engine.search(TEXTS[2], 3)] == [
+            (hit.doc_id, pytest.approx(hit.score, abs=1e-5)) for hit in hits
+        ]
+        engine.add(["the dog came later"])
+        engine.rebuild(whitening=None)
+        assert graph.exists() and not [check for check in engine.verify(deep=True) if check.problem]
+        with Engine.build(TEXTS[:8], tmp_path / "other", model=engine.encoder, whitening=None, portable=True) as other:
+            assert [hit.doc_id for hit in other.search(TEXTS[2], 3)] == [hit.doc_id for hit in hits]
+    assert {path.suffix for path in (tmp_path / "other" / "segments").glob("*.graph.*")} == {".onnx"}
+
+
 def test_only_a_compiled_model_can_be_carried_along(folder: Path, tmp_path: Path) -> None:
     for model in ("hash:8", SentenceTransformerEncoder(locate(str(folder)))):
         with pytest.raises(InputError, match="is not compiled here.*leave portable out"):
@@ -367,6 +397,36 @@ def test_what_the_machine_cannot_do_now_is_tried_again(
         assert isinstance(load_encoder(str(folder)), SentenceTransformerEncoder)
     assert f"cannot be compiled here now ({error})" in caplog.text and not list(cache.iterdir())
     assert isinstance(load_encoder(str(folder)), CompiledEncoder)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_disk_that_is_full_is_no_fault_of_the_model(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, cut: bool
+) -> None:
+    """OpenVINO leaves out what does not fit without a word."""
+    import openvino
+
+    real = openvino.save_model
+
+    def full(model: Any, path: Path, **how: Any) -> None:
+        if not cut:
+            raise RuntimeError("Can't open bin file.")
+        real(model, path, **how)
+        weights = Path(path).with_suffix(".bin")
+        weights.write_bytes(weights.read_bytes()[:1000])
+
+    caplog.set_level(logging.INFO)
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino, "save_model", full)
+        assert isinstance(load_encoder(str(folder)), SentenceTransformerEncoder)
+    assert "cannot be compiled here now" in caplog.text and not list(cache.iterdir())
+    assert isinstance(load_encoder(str(folder)), CompiledEncoder)
+
+
+def test_a_graph_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "graph.xml").write_text("<net/>")
+    with pytest.raises(ModelError, match=r"graph.xml cannot be read by OpenVINO \d.*upgrade it"):
+        Graph(tmp_path / "graph.xml", "float32")
 
 
 def test_a_cache_that_cannot_be_written_costs_only_speed(
