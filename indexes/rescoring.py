@@ -88,7 +88,7 @@ class Rescoring:
                 try:
                     raw[here] = self.rows_of(loaded.segment)[places[here]]
                 except IndexCorruptError:
-                    self._open.pop(loaded.segment.raw, None)  # a good file may be put in its place
+                    self._open.clear()  # a good file may be put in its place
                     raise
         # subtle: equal rows in different places of a product differ in their last digits, and would not tie
         first: dict[bytes, int] = {}
