@@ -551,7 +551,7 @@ def peer_corpora() -> Iterator[tuple[str, str, dict[str, dict[str, Any]]]]:
     """Processor, corpus and the rows of the systems, always in the same order."""
     for processor, measured in peers_result().items():
         for corpus, found in measured.get("corpora", {}).items():
-            yield processor, corpus, {name: found[name] for name in measured["systems"] if name in found}
+            yield processor, corpus, {name: found[name] for name in [*measured["systems"], *found] if name in found}
 
 
 def peer_number(figure: str, value: float) -> str:

@@ -370,7 +370,7 @@ def test_verify_names_what_is_wrong_and_exits_with_1(small: Path) -> None:
     told = run("verify", small, "--deep", "--format", "json", check=1)
     (bad,) = [check for check in json.loads(told.stdout) if check["problem"]]
     assert bad["name"] == raw.name and "SHA-256" in bad["problem"]
-    assert told.stderr == f"Error: {small}: 1 of 5 checks failed; see above\n"
+    assert told.stderr == f"Error: {small}: 1 of 6 checks failed; see above\n"
 
 
 def test_vectors_are_exported_from_the_command_line(small: Path, tmp_path: Path) -> None:
