@@ -75,6 +75,8 @@ class FileEntry:
             return "restore it from a copy, or make it anew from the raw vectors (retrieval rebuild)"
         if self.role == "neighbors":
             return "restore it from a copy, or make the graph anew (retrieval graph INDEX --fresh)"
+        if self.role in ("graph", "weights", "tokenizer"):
+            return "restore it from a copy, or say where the model itself is (--model)"
         if self.role in ("scores", "anchors"):
             return "restore it from a copy, or take the anchors out (retrieval cross INDEX --drop)"
         return RESTORE
