@@ -477,6 +477,8 @@ def speed_where() -> str:
     rows = [["processor", "model", "in", "padding", *(part.removesuffix(", %") for part in parts),
              "linear layers, GFLOP/s", "of the roofline", "reading, of the whole"]]  # fmt: skip
     for processor, name, found in encoded():
+        if "where" not in found:
+            continue
         where, precision = found["where"], found["where"]["precision"]
         whole = next(found["texts"] / row["texts a second"] for row in found["rows"] if precision in row["way"])
         rate = where["linear layers, GFLOP/s"]
