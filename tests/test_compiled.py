@@ -233,6 +233,17 @@ def test_a_model_is_compiled_once_and_needed_no_more(
     assert caplog.text.count("compiled once") == 1
 
 
+def test_nothing_is_told_to_a_server(folder: Path, tmp_path: Path) -> None:
+    made(folder)
+    code = (
+        "import sys; from retrieval.compiled.graph import native_precision; native_precision(); "
+        "import openvino; print('openvino' in sys.modules, sys.modules['openvino_telemetry'])"
+    )
+    home = {**os.environ, "HOME": str(tmp_path)} | {"CI": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=home)
+    assert done.stdout.split() == ["True", "None"] and not list(tmp_path.iterdir())
+
+
 def test_a_query_loads_no_torch(folder: Path, tmp_path: Path) -> None:
     Engine.build(TEXTS[:8], tmp_path / "i", model=str(folder), whitening=None).close()
     code = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections import deque
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -25,6 +26,10 @@ Hint = Literal["THROUGHPUT", "LATENCY"]
 def is_installed() -> bool:
     """Whether graphs can be run here."""
     return importlib.util.find_spec("openvino") is not None
+
+
+# subtle: before it is imported anywhere here; it would tell a server of each import, and note it in the user's home
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 @cache
