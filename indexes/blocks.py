@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import RESTORE, IndexCorruptError
+from .errors import ENCODE_AGAIN, RESTORE, IndexCorruptError
 from .files import map_array
 
 Int64 = NDArray[np.int64]
@@ -40,7 +40,7 @@ def sums_of(path: Path, sha256: str) -> bytes:
             whole.update(block)
             sums += hashlib.sha256(block).digest()
     if whole.hexdigest() != sha256:
-        raise IndexCorruptError(f"{path} is not what was committed (its SHA-256 differs); {RESTORE}")
+        raise IndexCorruptError(f"{path} is not what was committed (its SHA-256 differs); {ENCODE_AGAIN}")
     return bytes(sums)
 
 
@@ -94,6 +94,7 @@ class CheckedRows:
         block = os.pread(self._file, BLOCK, number * BLOCK)
         if hashlib.sha256(block).digest() != self._sums[number * SIZE : (number + 1) * SIZE]:
             raise IndexCorruptError(
-                f"{self._path} is not what was committed (the SHA-256 of its {number + 1:,}. block differs); {RESTORE}"
+                f"{self._path} is not what was committed (its SHA-256 differs from byte {number * BLOCK:,} on); "
+                f"{ENCODE_AGAIN}"
             )
         self._good[number] = True

@@ -79,8 +79,8 @@ class Bundle:
     ----------
     folder : Path
     searchable : bool, default=True
-        Whether search structures are read. Without them documents and raw vectors can still be, and the structures
-        made anew, where they are damaged.
+        Whether search structures and row numbers are read. Without them (the catalogue has the numbers, too) documents
+        and raw vectors can still be, and the rest made anew, where it is damaged.
 
     Raises
     ------
@@ -484,10 +484,9 @@ class Bundle:
         deleted, live = self._catalogue.deleted_rows(), 0
         before = {loaded.segment.vectors: loaded for loaded in self._loaded}
         now = []
-        for segment in manifest.segments:
-            loaded = before.get(segment.vectors) or LoadedSegment.read(
-                segment, self.folder / "segments", manifest.dim if self.searchable else None
-            )
+        ends = [*(segment.first_row for segment in manifest.segments[1:]), manifest.next_row]
+        for segment, end in zip(manifest.segments, ends, strict=False):
+            loaded = before.get(segment.vectors) or self._read(segment, manifest, end)
             now.append(dataclasses.replace(loaded, segment=segment).without(deleted))
             live += now[-1].count
         if live != manifest.documents:
@@ -497,6 +496,18 @@ class Bundle:
             )
         self._loaded, self._manifest, self._generation = now, manifest, manifest.generation
         self._rescoring.keep(now)
+
+    def _read(self, segment: Segment, manifest: Manifest, end: int) -> LoadedSegment:
+        """A segment whose rows lie below `end`."""
+        if self.searchable:
+            return LoadedSegment.read(segment, self.folder / "segments", manifest.dim)
+        rows = self._catalogue.rows_between(segment.first_row, end)
+        if len(rows) != segment.count:
+            raise IndexCorruptError(
+                f"{self.folder / 'catalogue.sqlite'} has {len(rows):,} rows from {segment.first_row} on, but "
+                f"{segment.count:,} vectors were committed; {RESTORE}"
+            )
+        return LoadedSegment(segment=segment, structure=None, rows=rows)
 
 
 def _open_ended(

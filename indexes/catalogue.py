@@ -248,6 +248,13 @@ class Catalogue:
         """Rows that have a vector but no document any more, of shape (m,), int64."""
         return self._rows("SELECT row FROM deletions")
 
+    def rows_between(self, first: int, end: int) -> Int64:
+        """Rows from `first` to below `end` that have a vector, whether or not a document, ascending, (m,), int64."""
+        within = "WHERE row >= ?1 AND row < ?2"
+        return self._rows(
+            f"SELECT row FROM documents {within} UNION SELECT row FROM deletions {within} ORDER BY row", (first, end)
+        )
+
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> Int64:
         with self._sqlite_errors():
             return rows_of_cursor(self._database.execute(sql, parameters))

@@ -27,6 +27,9 @@ from __future__ import annotations
 RESTORE = "restore it from a copy or build the index again"
 """What to do about damage that cannot be made good."""
 
+ENCODE_AGAIN = "restore it from a copy, or build an index again from its documents (retrieval export INDEX)"
+"""What to do about raw vectors that are lost, of documents that are not."""
+
 
 class RetrievalError(Exception):
     """Base of every error raised on purpose by this project."""

@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import RESTORE, IndexCorruptError
+from .errors import ENCODE_AGAIN, IndexCorruptError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,15 +71,18 @@ class FileEntry:
 
     @property
     def _remedy(self) -> str:
-        if self.role in ("vectors", "whitening", "sums"):
+        if self.role in ("vectors", "whitening", "sums", "rows"):
             return "restore it from a copy, or make it anew from the raw vectors (retrieval rebuild)"
         if self.role == "neighbors":
             return "restore it from a copy, or make the graph anew (retrieval graph INDEX --fresh)"
         if self.role in ("graph", "weights", "tokenizer"):
-            return "restore it from a copy, or say where the model itself is (--model)"
+            return (
+                "restore it from a copy, or say where the model itself is (--model; with retrieval rebuild --portable "
+                "it is put in anew)"
+            )
         if self.role in ("scores", "anchors"):
             return "restore it from a copy, or take the anchors out (retrieval cross INDEX --drop)"
-        return RESTORE
+        return ENCODE_AGAIN
 
 
 def sha256_of(path: Path) -> str:

@@ -45,7 +45,7 @@ class LoadedSegment:
     alive: NDArray[np.bool_] | None = None
 
     @classmethod
-    def read(cls, segment: Segment, folder: Path, dim: int | None) -> LoadedSegment:
+    def read(cls, segment: Segment, folder: Path, dim: int) -> LoadedSegment:
         """Read a segment's files, held against their checksums.
 
         Parameters
@@ -53,22 +53,19 @@ class LoadedSegment:
         segment : Segment
         folder : Path
             Where its files are.
-        dim : int or None
-            Columns of the searched vectors; None leaves the search structure out.
+        dim : int
+            Columns of the searched vectors.
 
         Raises
         ------
         IndexCorruptError
             If a file is not what was committed, or does not hold what the segment says.
         """
-        structure = None
-        if dim is not None:
-            structure = VectorIndex.read(path := segment.vectors.verify(folder))
-            if (structure.n, structure.dim) != (segment.count, dim):
-                raise IndexCorruptError(
-                    f"{path} holds {structure.n:,} vectors of {structure.dim} columns; "
-                    f"expected {segment.count:,} of {dim}"
-                )
+        structure = VectorIndex.read(path := segment.vectors.verify(folder))
+        if (structure.n, structure.dim) != (segment.count, dim):
+            raise IndexCorruptError(
+                f"{path} holds {structure.n:,} vectors of {structure.dim} columns; expected {segment.count:,} of {dim}"
+            )
         if segment.rows is None:
             rows = np.arange(segment.first_row, segment.first_row + segment.count)
         else:

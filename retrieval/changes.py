@@ -43,7 +43,7 @@ from .making import (
     structure,
     structure_or_auto,
 )
-from .provenance import made_by, whitening_fields
+from .provenance import compiled_fields, compiled_of, made_by, whitening_fields
 from .whitening import Whitening
 
 logger = logging.getLogger(__name__)
@@ -260,10 +260,12 @@ def rebuild(
     *,
     whitening: WhiteningChoice | Literal["same"],
     index: str | None,
+    portable: bool,
     progress: bool,
 ) -> None:
     """Whiten and index all documents anew from their raw vectors; see `Engine.rebuild`."""
     check_whitening(whitening, "same", "auto")
+    carried = compiled_of(encoder()) if portable else None
     with BundleWriter(bundle.folder, bundle) as writer:
         manifest = bundle.manifest
         vectors = bundle.kept("raw")
@@ -284,6 +286,7 @@ def rebuild(
         fit = fitted(whitening, vectors, lambda places: bundle.texts(rows[places].tolist()), encoder, progress)
         choice, segments = _rewritten(writer, bundle, vectors, fit, dim, index, progress, moved=True)
         fields = whitening_fields(fit, writer.write_whitening, fitted_below=manifest.next_row if own else 0)
+        fields |= compiled_fields(carried, writer.write_compiled)
         writer.commit(segments, made_by=made_by(), vacuum=True, index=choice, dim=dim, **fields)
 
 

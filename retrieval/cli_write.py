@@ -147,7 +147,7 @@ def build(
         info = engine.info()
     logger.info(
         f"{index_path}: {info['documents']:,} documents, {info['dim']} of {info['model_dim']} columns, "
-        f"{info['bytes'] / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s"
+        f"{_mb(info)}{', the model among them' if portable else ''}, {time.perf_counter() - start:.1f} s"
     )
 
 
@@ -248,13 +248,17 @@ def compact(index_path: str, quiet: bool) -> None:
 @_options(*WHITENING_OPTIONS)
 @click.option("--auto", is_flag=True, help="Choose the whitening as build would now.")
 @click.option("--index", "factory", help="Another FAISS factory string, or auto.  [default: as asked for before]")
+@click.option("--portable", is_flag=True, help="Put the compiled model into the index, anew if it is there.")
 @MODEL
 @QUIET
-def rebuild(index_path: str, auto: bool, factory: str | None, model: str | None, quiet: bool, **options: Any) -> None:
+def rebuild(
+    index_path: str, auto: bool, factory: str | None, portable: bool, model: str | None, quiet: bool, **options: Any
+) -> None:
     """Fit the whitening anew on all documents, from their stored raw vectors.
 
     Nothing is encoded, unless a choice has to be made (--auto, or --dim alone: some hundred halves of texts). Without
-    options the parameters stay as they are. A search structure or whitening that is damaged is made anew by it, too.
+    options the parameters stay as they are. What is damaged is made anew by it, too, but for documents and raw vectors
+    (and the model of a portable index, unless --portable is given).
     """
     say(quiet)
     from .engine import Engine
@@ -264,9 +268,10 @@ def rebuild(index_path: str, auto: bool, factory: str | None, model: str | None,
         raise click.UsageError("--auto and other whitening options exclude each other")
     with Engine.open(index_path, model=model, searchable=False) as engine, _told(index_path, engine) as tell:
         whitening: Any = "auto" if auto else "same" if chosen == "unsaid" else chosen
-        engine.rebuild(whitening=whitening, index=factory, progress=not quiet)
+        engine.rebuild(whitening=whitening, index=factory, portable=portable, progress=not quiet)
         after = engine.info()
-        tell(f"{after['dim']} of {after['model_dim']} columns, {after['index']}, {_mb(after)}")
+        model = ", the model among them" if portable else ""
+        tell(f"{after['dim']} of {after['model_dim']} columns, {after['index']}, {_mb(after)}{model}")
 
 
 @contextmanager

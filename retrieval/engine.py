@@ -713,6 +713,7 @@ class Engine:
         *,
         whitening: WhiteningChoice | Literal["same"] = "same",
         index: str | None = None,
+        portable: bool = False,
         progress: bool = False,
     ) -> None:
         """Fit the whitening on all documents anew and index them, from the stored raw vectors, in one commit.
@@ -724,15 +725,26 @@ class Engine:
             need the model, for a few hundred halves of texts.
         index : str, optional
             Another FAISS factory string, or "auto"; by default what was asked for before.
+        portable : bool, default=False
+            Put the compiled model into the index; anew, if one is there, from the model itself or the cache. One that
+            is there stays otherwise.
         progress : bool, default=False
 
         Raises
         ------
         InputError
-            If the index keeps no raw vectors or holds no document, or the whitening or structure cannot be made.
+            If the index keeps no raw vectors or holds no document, or the whitening or structure cannot be made, or
+            there is no compiled model to put in.
+        ModelError, FingerprintError
+            If a model is needed and is not found, or is another.
         """
         with self._writing:
-            changes.rebuild(self._bundle, lambda: self.encoder, whitening=whitening, index=index, progress=progress)
+            if portable:
+                self._encoder = encoder_of(self._bundle.manifest.model, self._model)
+            changes.rebuild(
+                self._bundle, lambda: self.encoder, whitening=whitening, index=index, portable=portable,
+                progress=progress,
+            )  # fmt: skip
 
     def verify(self, *, deep: bool = False) -> list[Check]:
         """Look whether everything is as it was committed; a list of what was looked at, each with its problem or None.

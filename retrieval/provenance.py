@@ -126,5 +126,5 @@ def made_by() -> dict[str, str]:
 
 LIBRARIES = (
     "sentence-retrieval", "sentence-transformers", "transformers", "tokenizers", "torch", "numpy",
-    "faiss-cpu", "faiss-gpu",
+    "faiss-cpu", "faiss-gpu", "openvino",
 )  # fmt: skip

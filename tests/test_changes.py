@@ -854,6 +854,48 @@ def test_what_can_be_made_anew_is_no_loss(tmp_path: Path, suffix: str, damage: A
         same_answers(again, whole_one)
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"rot")])
+def test_row_numbers_stand_in_the_catalogue_too(tmp_path: Path, damage: Any) -> None:
+    documents = corpus(90)
+    with Engine.build(documents[:40], tmp_path / "i", model="hash:16", whitening=6) as engine:
+        engine.delete([one.doc_id for one in documents[3:40:7]])
+        engine.compact()
+        engine.add(documents[40:])  # takes in what is there
+        engine.add(corpus(5, seed=1))
+        engine.delete([one.doc_id for one in documents[50:60]])
+        engine.export(tmp_path / "before.jsonl")
+    (rows,) = (tmp_path / "i" / "segments").glob("*.rows.npy")
+    damage(rows)
+    with pytest.raises(IndexCorruptError, match=r"rows.npy .*make it anew .*\(retrieval rebuild\)"):
+        Engine.open(tmp_path / "i")
+    assert [check.name for check in verify(tmp_path / "i", deep=True) if check.problem][-1] == rows.name
+    with Engine.open(tmp_path / "i", searchable=False) as engine:
+        engine.export(tmp_path / "after.jsonl")
+        assert (tmp_path / "after.jsonl").read_bytes() == (tmp_path / "before.jsonl").read_bytes()
+        engine.rebuild(whitening=None)
+    with (
+        Engine.open(tmp_path / "i") as again,
+        Engine.build(tmp_path / "before.jsonl", tmp_path / "built", model="hash:16", whitening=None) as built,
+    ):
+        whole(again)
+        same_answers(again, built)
+
+
+def test_documents_outlive_their_raw_vectors(tmp_path: Path) -> None:
+    """What the error says can be done."""
+    Engine.build(corpus(60), tmp_path / "i", model="hash:16", whitening=6).close()
+    raw = tmp_path / "i" / "segments" / "000001.raw.npy"
+    raw.write_bytes(raw.read_bytes()[:-1] + b"?")
+    with Engine.open(tmp_path / "i") as engine:
+        with pytest.raises(
+            IndexCorruptError, match=r"build an index again from its documents \(retrieval export INDEX\)"
+        ):
+            engine.rebuild()
+        engine.export(tmp_path / "out.jsonl")
+    with Engine.build(tmp_path / "out.jsonl", tmp_path / "again", model="hash:16") as again:
+        assert contents(again) == as_contents(corpus(60))
+
+
 def test_an_index_that_is_replaced_while_a_writer_waits_for_the_lock_is_not_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -254,7 +254,10 @@ def test_damage_is_seen_where_it_is_read_and_nowhere_else(tmp_path: Path) -> Non
                 assert engine.search(QUERIES[0], 1) == expected
             except IndexCorruptError as error:
                 seen.add(number)
-                assert f"raw.npy is not what was committed (the SHA-256 of its {number + 1}. block" in str(error)
+                assert (
+                    f"raw.npy is not what was committed (its SHA-256 differs from byte {number * BLOCK:,} on)"
+                    in str(error)
+                )
         assert [each.name for each in verify(tmp_path / "i", deep=True) if each.problem] == [path.name]
     assert {0, (128 + 96 * int(expected[0].doc_id)) // BLOCK} <= seen and len(seen) < BLOCKS
 

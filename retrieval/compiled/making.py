@@ -42,13 +42,14 @@ def make(kind: str, name: str, fingerprint: Mapping[str, Any], writer: Callable[
         return None
     found = store.find(kind, fingerprint)
     if found is None:
+        logger.info("compiling model %s, once: some ten seconds", name)
         write, start = writer(), time.perf_counter()
         try:
             found = store.keep(kind, fingerprint, write)
         except (ImportError, OSError) as error:  # no exporter, no place, no space: another time
             found = f"it cannot be compiled here now ({error})"
         if isinstance(found, Compiled):
-            logger.info("model %s compiled once, in %.1f s", name, time.perf_counter() - start)
+            logger.info("model %s compiled, in %.1f s", name, time.perf_counter() - start)
     if isinstance(found, str):
         logger.info("model %s runs in torch, which is slower: %s", name, found)
         return None

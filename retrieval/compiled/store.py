@@ -82,11 +82,19 @@ def _place(kind: str, fingerprint: Mapping[str, Any]) -> Path:
 def find(kind: str, fingerprint: Mapping[str, Any]) -> Compiled | str | None:
     """The compiled model of a fingerprint; or why there can be none; or None if nobody has tried.
 
-    Every byte is held against its checksum; what is damaged is removed.
+    Every byte is held against its checksum; what is damaged counts as not there, and that is said.
     """
     if not all(part in fingerprint for part in PARTS):
         return None
     folder = _place(kind, fingerprint)
+    found = _whole(folder)
+    if found is None and folder.exists():
+        logger.warning("the compiled model in %s is damaged; it is made again from the model itself", folder)
+    return found
+
+
+def _whole(folder: Path) -> Compiled | str | None:
+    """What lies in a folder, if it is as it was put there."""
     try:
         noted = json.loads((folder / "compiled.json").read_text())
         settings, files = noted["settings"], noted["files"]
@@ -95,18 +103,13 @@ def find(kind: str, fingerprint: Mapping[str, Any]) -> Compiled | str | None:
                 return str(settings["refused"])
             if all(sha256_of(folder / name) == files[name] for name in FILES):
                 return compiled_in(folder, settings)
-    except (FileNotFoundError, NotADirectoryError):
-        if not folder.exists():
-            return None
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         logger.debug("%s: %s", folder, error)
-    logger.warning("the compiled model in %s is damaged; it is made again", folder)
-    shutil.rmtree(folder, ignore_errors=True)
     return None
 
 
 def keep(kind: str, fingerprint: Mapping[str, Any], write: Callable[[Path], Mapping[str, Any]]) -> Compiled | str:
-    """Make a compiled model and keep it.
+    """Make a compiled model and keep it, in the place of a damaged one.
 
     Parameters
     ----------
@@ -135,6 +138,8 @@ def keep(kind: str, fingerprint: Mapping[str, Any], write: Callable[[Path], Mapp
             settings, files = {"refused": str(error)}, {}
         noted = {"settings": settings, "files": files, "sha256": _sum_of(settings, files)}
         (folder / "compiled.json").write_text(json.dumps(noted))
+        if place.exists() and _whole(place) is None:
+            shutil.rmtree(place)
         try:
             folder.rename(place)
         except OSError:  # another process was quicker
