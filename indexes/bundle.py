@@ -501,7 +501,10 @@ class Bundle:
         """A segment whose rows lie below `end`."""
         if self.searchable:
             return LoadedSegment.read(segment, self.folder / "segments", manifest.dim)
-        rows = self._catalogue.rows_between(segment.first_row, end)
+        if segment.rows is None:
+            rows = np.arange(segment.first_row, segment.first_row + segment.count)
+        else:
+            rows = self._catalogue.rows_between(segment.first_row, end)
         if len(rows) != segment.count:
             raise IndexCorruptError(
                 f"{self.folder / 'catalogue.sqlite'} has {len(rows):,} rows from {segment.first_row} on, but "

@@ -252,7 +252,8 @@ class Catalogue:
         """Rows from `first` to below `end` that have a vector, whether or not a document, ascending, (m,), int64."""
         within = "WHERE row >= ?1 AND row < ?2"
         return self._rows(
-            f"SELECT row FROM documents {within} UNION SELECT row FROM deletions {within} ORDER BY row", (first, end)
+            f"SELECT row FROM documents {within} UNION ALL SELECT row FROM deletions {within} ORDER BY row",
+            (first, end),
         )
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> Int64:

@@ -265,14 +265,17 @@ def rebuild(
 ) -> None:
     """Whiten and index all documents anew from their raw vectors; see `Engine.rebuild`."""
     check_whitening(whitening, "same", "auto")
-    carried = compiled_of(encoder()) if portable else None
     with BundleWriter(bundle.folder, bundle) as writer:
         manifest = bundle.manifest
         vectors = bundle.kept("raw")
         if vectors is None:
-            raise InputError(f"{bundle.folder} was built without raw vectors; build it again with raw vectors kept")
+            raise InputError(
+                f"{bundle.folder} was built without raw vectors; build it again, of its documents (retrieval export "
+                "INDEX), with raw vectors kept"
+            )
         if not len(vectors):
             raise InputError(f"{bundle.folder} holds no document to fit a whitening on; add some first")
+        fields = compiled_fields(compiled_of(encoder()) if portable else None, writer.write_compiled)
         n, d = vectors.shape
         if whitening == "same":
             whitening = _same(manifest.whitening)
@@ -285,8 +288,7 @@ def rebuild(
         rows = vectors.rows
         fit = fitted(whitening, vectors, lambda places: bundle.texts(rows[places].tolist()), encoder, progress)
         choice, segments = _rewritten(writer, bundle, vectors, fit, dim, index, progress, moved=True)
-        fields = whitening_fields(fit, writer.write_whitening, fitted_below=manifest.next_row if own else 0)
-        fields |= compiled_fields(carried, writer.write_compiled)
+        fields |= whitening_fields(fit, writer.write_whitening, fitted_below=manifest.next_row if own else 0)
         writer.commit(segments, made_by=made_by(), vacuum=True, index=choice, dim=dim, **fields)
 
 

@@ -50,7 +50,7 @@ def cross(
 
     start = time.perf_counter()
     if drop:
-        with Engine.open(index_path) as engine:
+        with Engine.open(index_path, searchable=False) as engine:  # before rebuild, where both are damaged
             engine.drop_anchors()
         logger.info("%s has no anchors now", index_path)
         return

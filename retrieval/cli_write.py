@@ -257,8 +257,8 @@ def rebuild(
     """Fit the whitening anew on all documents, from their stored raw vectors.
 
     Nothing is encoded, unless a choice has to be made (--auto, or --dim alone: some hundred halves of texts). Without
-    options the parameters stay as they are. What is damaged is made anew by it, too, but for documents and raw vectors
-    (and the model of a portable index, unless --portable is given).
+    options the parameters stay as they are. Search structure, whitening, row numbers and checksums of raw vectors are
+    made anew by it where they are damaged, too; with --portable the model as well.
     """
     say(quiet)
     from .engine import Engine

@@ -216,8 +216,8 @@ class Engine:
         model : str or Encoder, optional
             Another place of the same model; one that is not the same is refused when it is first used.
         searchable : bool, default=True
-            Whether the search structures and the whitening are read. Without them documents can still be exported, and
-            `rebuild` makes them anew from the raw vectors where they are damaged.
+            Whether search structures, row numbers and the whitening are read. Without them documents can still be
+            exported, and `rebuild` makes them anew from the raw vectors where they are damaged.
 
         Raises
         ------

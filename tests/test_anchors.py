@@ -452,6 +452,19 @@ def test_damaged_anchors_are_found(tmp_path: Path, engine: Engine) -> None:
             Anchors.load(path)
 
 
+def test_damaged_scores_and_structure_do_not_stand_in_each_other_s_way(tmp_path: Path, engine: Engine) -> None:
+    engine.score_anchors(Hidden(), anchors=3)
+    engine.close()
+    for pattern in ("*.scores.npy", "*.faiss"):
+        (path,) = (tmp_path / "i" / "segments").glob(pattern)
+        path.write_bytes(path.read_bytes()[:-1])
+    assert "cross INDEX --drop" in run("rebuild", tmp_path / "i", check=1).stderr
+    run("cross", tmp_path / "i", "--drop")
+    run("rebuild", tmp_path / "i")
+    with Engine.open(tmp_path / "i") as again:
+        assert not [check for check in again.verify(deep=True) if check.problem] and len(again) == 300
+
+
 @pytest.mark.parametrize("name", ["anchors", "scores"])
 def test_damaged_anchors_can_be_dropped(tmp_path: Path, engine: Engine, name: str) -> None:
     """What the error tells one to do is done, and leaves a whole index."""

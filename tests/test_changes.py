@@ -881,6 +881,18 @@ def test_row_numbers_stand_in_the_catalogue_too(tmp_path: Path, damage: Any) -> 
         same_answers(again, built)
 
 
+def test_row_numbers_of_the_catalogue_are_those_of_the_vectors(tmp_path: Path) -> None:
+    with Engine.build(corpus(40), tmp_path / "i", model="hash:16", whitening=None) as engine:
+        engine.delete(["0-0003"])
+        engine.compact()
+    with closing(sqlite3.connect(tmp_path / "i" / "catalogue.sqlite")) as database:
+        database.execute("DELETE FROM documents WHERE row = 7")
+        database.commit()
+    (tmp_path / "i" / "catalogue.seal").unlink()
+    with pytest.raises(IndexCorruptError, match="38 rows from 0 on, but 39 vectors were committed"):
+        Engine.open(tmp_path / "i", searchable=False)
+
+
 def test_documents_outlive_their_raw_vectors(tmp_path: Path) -> None:
     """What the error says can be done."""
     Engine.build(corpus(60), tmp_path / "i", model="hash:16", whitening=6).close()

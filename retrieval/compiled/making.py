@@ -42,7 +42,7 @@ def make(kind: str, name: str, fingerprint: Mapping[str, Any], writer: Callable[
         return None
     found = store.find(kind, fingerprint)
     if found is None:
-        logger.info("compiling model %s, once: some ten seconds", name)
+        logger.info("compiling model %s, once: ten to thirty seconds", name)
         write, start = writer(), time.perf_counter()
         try:
             found = store.keep(kind, fingerprint, write)
